@@ -1,0 +1,100 @@
+"""The contract of a dialect: pure functions between OpenAI's objects and one upstream's wire.
+
+A dialect does no I/O. It turns a `Request` into one or more `Call`s (several when the upstream
+makes one choice per call), and what comes back into OpenAI's own objects: `answer` for a whole
+body, a `Decoder` for a stream. Whoever calls sends and receives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+Json = dict[str, Any]
+
+
+class Task(StrEnum):
+    """What a request wants made."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+
+
+class ToolStyle(StrEnum):
+    """How a model family writes tool calls into its text."""
+
+    HERMES = "hermes"  # <tool_call>{"name", "arguments"}</tool_call>
+    LLAMA = "llama"  # [<|python_tag|>]{"name", "parameters"}
+    MISTRAL = "mistral"  # [TOOL_CALLS][{"name", "arguments"}, …]
+    JSON = "json"  # one bare {"name", "arguments"}: what a grammar forced
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One client's request as a dialect gets it.
+
+    `body` holds OpenAI's fields after validation, without nulls. `prompts` are the rendered
+    texts (one for a chat, one per prompt for completions), empty for a dialect that does not
+    ask for them (`renders`). `model` is the upstream's name of the model.
+    """
+
+    task: Task
+    model: str
+    body: Json
+    stream: bool = False
+    prompts: tuple[str, ...] = ()
+    tool_style: ToolStyle | None = None
+    max_tokens_default: int = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One HTTP request to an upstream, relative to its base URL; `index` is its first choice."""
+
+    path: str
+    body: bytes
+    index: int = 0
+    method: str = "POST"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The calls that make up one request, and the parameters that had to be left out."""
+
+    calls: tuple[Call, ...]
+    ignored: tuple[str, ...] = ()
+
+
+class Decoder(Protocol):
+    """One stream's state: bytes in, OpenAI's chunk objects out (`choices`, maybe `usage`).
+
+    `done` turns true when nothing more is wanted: the upstream may then be closed.
+    """
+
+    done: bool
+
+    def feed(self, data: bytes) -> list[Json]:
+        """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
+
+    def end(self) -> list[Json]:
+        """Return what was held back at the end of the body. Raises Interrupted if cut short."""
+
+
+class Dialect(Protocol):
+    """One wire format. `renders`: it takes prompts, so the chat template is applied before."""
+
+    renders: bool
+
+    def plan(self, request: Request) -> Plan:
+        """Return the calls. Raises DialectError for what must not be left out in silence."""
+
+    def answer(
+        self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
+    ) -> Json:
+        """Return OpenAI's answer object (`choices`, `usage`, …) of one call's 200 body."""
+
+    def decoder(self, request: Request, call: Call) -> Decoder:
+        """Return a fresh decoder of one call's stream."""

@@ -1,0 +1,230 @@
+"""Native text generation, answer and stream, as OpenAI's choices: shared by `hf` and `tgi`.
+
+Source: text-generation-inference 3.3, router/src/lib.rs (`GenerateResponse`, `StreamResponse`)
+and recorded traffic of older servers, which lack `index`, `details.input_length` or `details`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from adapters import refusals
+from adapters.base import Call, Decoder, Json, Plan, Request
+from adapters.choice import ChoiceText, GeneratedToken, whole_choice
+from adapters.errors import Interrupted
+from adapters.parameters import left_out, native_parameters, samples, seed_of
+from adapters.sse import EventParser
+
+_FINISH_REASONS = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
+
+
+class _Token(msgspec.Struct, frozen=True):
+    """One token as the native API names it. A special one is no part of the text."""
+
+    text: str
+    logprob: float | None = None
+    special: bool = False
+
+    def generated(self, top: list[_Token] | None) -> GeneratedToken:
+        """Return the token with its `top` rivals."""
+        rivals = tuple((rival.text, rival.logprob or 0.0) for rival in top) if top else ()
+        return GeneratedToken(self.text, self.logprob or 0.0, rivals, self.special)
+
+
+class _Details(msgspec.Struct, frozen=True):
+    finish_reason: str | None = None
+    generated_tokens: int = 0
+    input_length: int | None = None
+    tokens: list[_Token] = msgspec.field(default_factory=list)
+    top_tokens: list[list[_Token]] | None = None
+
+    @property
+    def reason(self) -> str:
+        """OpenAI's `finish_reason`."""
+        return _FINISH_REASONS.get(self.finish_reason or "", "stop")
+
+    def usage(self) -> Json:
+        """OpenAI's `usage`, as far as it is told here."""
+        usage = {"completion_tokens": self.generated_tokens}
+        return usage if self.input_length is None else usage | {"prompt_tokens": self.input_length}
+
+    def generated(self) -> list[GeneratedToken]:
+        """Return the tokens with their rivals, in order."""
+        rivals = self.top_tokens or []
+        return [
+            token.generated(rivals[at] if at < len(rivals) else None)
+            for at, token in enumerate(self.tokens)
+        ]
+
+
+class _Event(msgspec.Struct, frozen=True):
+    token: _Token | None = None
+    top_tokens: list[_Token] | None = None
+    generated_text: str | None = None
+    details: _Details | None = None
+    error: Any = None
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    generated_text: str
+    details: _Details | None = None
+
+
+_read_event = msgspec.json.Decoder(_Event).decode
+_read_answer = msgspec.json.Decoder(list[_Answer] | _Answer).decode
+
+
+class NativeText:
+    """What `hf` and `tgi` have in common: all but the path."""
+
+    renders = True
+    says_stream = False  # whether the body says that the answer is to be streamed
+
+    def path(self, request: Request) -> str:
+        """Return the path under the upstream's base URL."""
+        raise NotImplementedError
+
+    def plan(self, request: Request) -> Plan:
+        """Return one call per choice: the native API makes one choice at a time.
+
+        A drawn answer without a client's seed must be drawn anew, so the upstream's own cache
+        is passed by (`x-use-cache`): it would answer a repeated payload with the first draw.
+        Raises DialectError for what must not be left out in silence.
+        """
+        ignored = left_out(request.body)
+        parameters = native_parameters(request)
+        drawn = samples(request.body) and "seed" not in request.body
+        path, headers = self.path(request), {"x-use-cache": "0"} if drawn else {}
+        choices = request.body.get("n", 1)
+        total = choices * len(request.prompts)
+        calls = tuple(
+            Call(
+                path=path,
+                headers=headers,
+                index=index,
+                body=_payload(
+                    request.prompts[index // choices],
+                    parameters,
+                    seed=seed_of(request.body, index, total),
+                    stream=request.stream if self.says_stream else None,
+                ),
+            )
+            for index in range(total)
+        )
+        return Plan(calls, ignored)
+
+    def answer(
+        self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
+    ) -> Json:
+        """Return `choices` (one) and `usage` of one call's whole answer.
+
+        `usage` lacks what the upstream does not tell. Raises UpstreamError for an error under
+        status 200, Interrupted for what is no answer at all.
+        """
+        generated = _parse_answer(body)
+        details = generated.details
+        choice = whole_choice(
+            request,
+            call.index,
+            text=generated.generated_text,
+            tokens=details.generated() if details else [],
+            finish_reason=details.reason if details else "stop",
+        )
+        told = headers.get("x-prompt-tokens", "")
+        usage = details.usage() if details else {}
+        if told.isdecimal():
+            usage["prompt_tokens"] = int(told)
+        return {"choices": [choice], "usage": usage}
+
+    def decoder(self, request: Request, call: Call) -> Decoder:
+        """Return a fresh decoder of one stream."""
+        return StreamDecoder(request, call)
+
+
+class StreamDecoder:
+    """One native stream: an event per token, the last with `generated_text` and `details`."""
+
+    __slots__ = ("_choice", "_events", "_tokens", "done")
+
+    def __init__(self, request: Request, call: Call) -> None:
+        self._events = EventParser()
+        self._choice = ChoiceText(request, call.index)
+        self._tokens = 0
+        self.done = False
+
+    def feed(self, data: bytes) -> list[Json]:
+        """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
+        return [chunk for payload in self._events.feed(data) for chunk in self._chunks(payload)]
+
+    def end(self) -> list[Json]:
+        """Return the chunks of a last event without blank line. Raises Interrupted if cut short."""
+        chunks = [chunk for payload in self._events.end() for chunk in self._chunks(payload)]
+        if not self.done:
+            raise Interrupted("The upstream's stream ended before its last event.")
+        return chunks
+
+    def _chunks(self, payload: bytes) -> list[Json]:
+        if self.done or payload == b"[DONE]":
+            return []
+        event = _parse_event(payload)
+        choices: list[Json] = []
+        if event.token is not None:
+            self._tokens += 1
+            choices = self._choice.add(event.token.generated(event.top_tokens))
+        if self._choice.stopped or event.details or event.generated_text is not None:
+            return self._last(choices, event.details)
+        return [{"choices": [choice]} for choice in choices]
+
+    def _last(self, choices: list[Json], details: _Details | None) -> list[Json]:
+        """Return the closing chunks. A cut at a stop may come before the upstream's own end."""
+        self.done = True
+        details = details or _Details(generated_tokens=self._tokens)
+        choices = choices + self._choice.finish(details.reason)
+        usage = {"choices": [], "usage": details.usage()}
+        return [*({"choices": [choice]} for choice in choices), usage]
+
+
+def _payload(prompt: str, parameters: Json, *, seed: int | None, stream: bool | None) -> bytes:
+    payload: Json = {"inputs": prompt, "parameters": parameters}
+    if seed is not None:
+        payload["parameters"] = parameters | {"seed": seed}
+    if stream is not None:
+        payload["stream"] = stream
+    return msgspec.json.encode(payload)
+
+
+def _parse_event(payload: bytes) -> _Event:
+    try:
+        event = _read_event(payload)
+    except msgspec.DecodeError as exc:
+        raise Interrupted("The upstream sent an event that cannot be read.") from exc
+    if event.error is not None:
+        raise refusals.from_object(msgspec.json.decode(payload))
+    return event
+
+
+def _parse_answer(body: bytes) -> _Answer:
+    try:
+        answers = _read_answer(body)
+    except msgspec.DecodeError as exc:
+        raise _error_in(body) from exc
+    if isinstance(answers, _Answer):
+        return answers
+    if not answers:
+        raise Interrupted("The upstream answered with an empty list.")
+    first: _Answer = answers[0]
+    return first
+
+
+def _error_in(body: bytes) -> Exception:
+    """Return what a 200 that holds no answer means: some servers report errors that way."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        decoded = None
+    if isinstance(decoded, dict) and "error" in decoded:
+        return refusals.from_object(decoded)
+    return Interrupted("The upstream's answer cannot be read.")

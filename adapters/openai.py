@@ -1,0 +1,91 @@
+"""Servers that already speak OpenAI: vLLM, SGLang, llama.cpp, the Hub's router.
+
+The client's body goes on as it came, unknown fields included; what comes back is normalised by
+the gateway's encoder, so here it is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from adapters import refusals
+from adapters.base import Call, Decoder, Json, Plan, Request, Task
+from adapters.errors import Interrupted
+from adapters.sse import EventParser
+
+_PATHS = {Task.CHAT: "/chat/completions", Task.COMPLETION: "/completions"}
+_read = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class OpenAIDialect:
+    """Base URLs end in `/v1` or what stands for it."""
+
+    renders = False
+
+    def plan(self, request: Request) -> Plan:
+        """Return the one call. A stream is always asked for its usage: it has to be metered."""
+        body = request.body | {"model": request.model}
+        if request.stream:
+            options = body.get("stream_options") or {}
+            body |= {"stream": True, "stream_options": options | {"include_usage": True}}
+        else:
+            body.pop("stream_options", None)
+        return Plan((Call(path=_PATHS[request.task], body=msgspec.json.encode(body)),))
+
+    def answer(
+        self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
+    ) -> Json:
+        """Return the upstream's object. Raises UpstreamError for an error under status 200."""
+        return _parse(body)
+
+    def decoder(self, request: Request, call: Call) -> Decoder:
+        """Return a fresh decoder of one stream."""
+        return StreamDecoder()
+
+
+class StreamDecoder:
+    """One stream of chunk objects. It is whole once a finish reason or `[DONE]` was seen."""
+
+    __slots__ = ("_events", "_finished", "done")
+
+    def __init__(self) -> None:
+        self._events = EventParser()
+        self._finished = False
+        self.done = False
+
+    def feed(self, data: bytes) -> list[Json]:
+        """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
+        return self._chunks(self._events.feed(data))
+
+    def end(self) -> list[Json]:
+        """Return the chunks of a last event without blank line. Raises Interrupted if cut short."""
+        chunks = self._chunks(self._events.end())
+        if not (self.done or self._finished):
+            raise Interrupted("The upstream's stream ended before its finish reason.")
+        return chunks
+
+    def _chunks(self, payloads: list[bytes]) -> list[Json]:
+        chunks = []
+        for payload in payloads:
+            if payload == b"[DONE]":
+                self.done = True
+                break
+            chunk = _parse(payload)
+            choices = chunk.get("choices")
+            if choices and any(choice.get("finish_reason") for choice in choices):
+                self._finished = True
+            chunks.append(chunk)
+        return chunks
+
+
+def _parse(data: bytes) -> Json:
+    try:
+        decoded = _read(data)
+    except msgspec.DecodeError as exc:
+        raise Interrupted("The upstream sent JSON that cannot be read.") from exc
+    if decoded.get("error"):
+        raise refusals.from_object(decoded)
+    return decoded

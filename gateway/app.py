@@ -1,0 +1,142 @@
+"""The application: what is wired to what, from start to end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+from litestar import Litestar, Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import SwaggerRenderPlugin
+
+from adapters.transport import Transport
+from gateway import __version__
+from gateway.book import Book, BookUnavailable
+from gateway.catalog import Catalog
+from gateway.config import Settings
+from gateway.edge import Edge
+from gateway.errors import BadRequest, GatewayError
+from gateway.keys import Keyring
+from gateway.prompts import Prompts
+from gateway.relay import Relay
+from gateway.routes.openai import openai_router
+from gateway.routes.ops import ops_router
+from gateway.routes.schema import describe_text_routes
+from gateway.template_shelf import TemplateShelf
+
+logger = logging.getLogger(__name__)
+
+
+def create_app(
+    settings: Settings,
+    *,
+    book: Book,
+    pepper: bytes,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> Litestar:
+    """Return the gateway over an open book. `transport` reaches the upstreams (tests give one).
+
+    Raises ConfigError when a credential that the settings name is not there.
+    """
+    transport = transport or Transport()
+    catalog = Catalog(settings, transport)
+    shelf = TemplateShelf(
+        dict.fromkeys(model.tokenizer for model in catalog.models if model.tokenizer),
+        wait_seconds=settings.server.template_wait_seconds,
+    )
+    app = Litestar(
+        route_handlers=[
+            openai_router(
+                Relay(catalog, Prompts(shelf)),
+                catalog,
+                Keyring(book.find_key, pepper),
+                max_body_bytes=settings.server.max_body_bytes,
+                keep_alive_seconds=settings.server.keep_alive_seconds,
+            ),
+            ops_router(lambda: _missing(shelf)),
+        ],
+        lifespan=[_lifespan(shelf, transport)],
+        exception_handlers={
+            GatewayError: _answer_gateway_error,
+            HTTPException: _answer_http_error,
+            BookUnavailable: _answer_book_error,
+            Exception: _answer_bug,
+        },
+        openapi_config=OpenAPIConfig(
+            title="Dragoman",
+            version=__version__,
+            path="/docs",
+            render_plugins=[SwaggerRenderPlugin(path="/")],
+        ),
+        logging_config=None,
+        request_max_body_size=settings.server.max_body_bytes,
+    )
+    describe_text_routes(app.openapi_schema)
+    app.asgi_handler = Edge(app.asgi_handler)
+    return app
+
+
+def _lifespan(
+    shelf: TemplateShelf, transport: httpx.AsyncBaseTransport
+) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(transport.aclose)
+            await closing.enter_async_context(shelf)
+            yield
+
+    return lifespan
+
+
+def _missing(shelf: TemplateShelf) -> list[str]:
+    """Return what keeps the gateway from serving all its models."""
+    pending = [f"template {source!r}: loading" for source in shelf.pending]
+    return pending + [f"template {source!r}: {why}" for source, why in shelf.failed.items()]
+
+
+def _answer_gateway_error(_: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
+    return Response(
+        error.body(),
+        status_code=error.status,
+        media_type="application/json",
+        headers=error.headers,
+    )
+
+
+def _answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Put what Litestar itself refuses into the envelope."""
+    place = f"{request.method} {request.url.path[:200]}"
+    match error:
+        case NotFoundException():
+            message, code = f"Unknown request URL: {place}.", "unknown_url"
+        case MethodNotAllowedException():
+            message, code = f"Method not allowed: {place}.", "method_not_allowed"
+        case _:
+            message, code = error.detail or "The request was refused.", "invalid_request"
+    kind = BadRequest if error.status_code < 500 else GatewayError
+    answer = kind(message, status=error.status_code, code=code, headers=error.headers)
+    return _answer_gateway_error(request, answer)
+
+
+def _answer_book_error(request: Request[Any, Any, Any], error: BookUnavailable) -> Response[bytes]:
+    logger.error("the book is unavailable: %s", error)
+    answer = GatewayError(
+        "The gateway cannot check keys at the moment.",
+        status=503,
+        code="book_unavailable",
+        headers={"retry-after": "1"},
+    )
+    return _answer_gateway_error(request, answer)
+
+
+def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer what nobody foresaw; the log has the rest."""
+    logger.error("unforeseen %s", type(error).__name__, exc_info=error)
+    return _answer_gateway_error(
+        request, GatewayError("The gateway failed.", code="internal_error")
+    )

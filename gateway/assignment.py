@@ -1,0 +1,33 @@
+"""What the parent process tells a worker, as one argument of its command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from gateway.config import Settings, load, with_local_upstream
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """`fd`: the socket to accept from. `overrides`: `[server]` keys from the command line."""
+
+    fd: int
+    data_dir: str
+    config: str | None
+    overrides: dict[str, str | int]
+    local_url: str
+
+    def settings(self) -> Settings:
+        """Return the settings, the embedded upstream included. Raises ConfigError."""
+        path = Path(self.config) if self.config else None
+        return with_local_upstream(load(path, overrides=self.overrides), self.local_url)
+
+    def render(self) -> str:
+        """Return the argument for `parse`."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def parse(cls, argument: str) -> Assignment:
+        """Return what `render` rendered."""
+        return msgspec.json.decode(argument, type=cls)

@@ -1,0 +1,172 @@
+"""The models that clients may ask for, and the targets that serve them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import httpx
+
+from adapters.base import Dialect
+from adapters.dialects import DIALECTS
+from adapters.errors import Misconfigured, ModelMissing, TimedOut, Unreachable, UpstreamError
+from adapters.http import Timeouts
+from adapters.http import Upstream as Server
+from gateway.coldstart import ColdStart
+from gateway.config import Model as ModelSettings
+from gateway.config import Settings
+from gateway.config import Upstream as UpstreamSettings
+from gateway.errors import model_not_found
+from gateway.keys import Caller
+
+_DOWN = (Unreachable, TimedOut, Misconfigured, ModelMissing)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A server that is called, and the dialect it speaks."""
+
+    server: Server
+    dialect_name: str
+    load_wait_seconds: float
+
+    @property
+    def dialect(self) -> Dialect:
+        """The wire format."""
+        return DIALECTS[self.dialect_name]
+
+    @property
+    def renders(self) -> bool:
+        """Whether it takes prompts, so that chat templates are applied here."""
+        return self.dialect.renders
+
+    @property
+    def name(self) -> str:
+        """The configured name."""
+        return self.server.name
+
+
+@dataclass(slots=True)
+class Target:
+    """One model at one upstream. `state` is what its last answer showed."""
+
+    upstream: Upstream
+    model: str
+    weight: float = 1
+    cold_start: ColdStart = field(default_factory=ColdStart)
+    reachable: bool | None = None
+
+    def note(self, error: UpstreamError | None) -> None:
+        """Remember what an answer, or the lack of one, tells about this target."""
+        self.reachable = not isinstance(error, _DOWN)
+
+    @property
+    def state(self) -> str:
+        """`ready`, `loading`, `down`, or `cold`: not asked yet."""
+        if self.cold_start.loading:
+            return "loading"
+        return {None: "cold", True: "ready", False: "down"}[self.reachable]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """One entry of the catalogue. `defaults`: parameters for requests that leave them unset."""
+
+    id: str
+    aliases: tuple[str, ...]
+    task: str
+    tokenizer: str | None
+    targets: tuple[Target, ...]
+    max_tokens_default: int
+    defaults: dict[str, Any]
+    fingerprint: str
+
+    def pick(self) -> Target:
+        """Return a target, by weight."""
+        if len(self.targets) == 1:
+            return self.targets[0]
+        weights = [target.weight for target in self.targets]
+        return random.choices(self.targets, weights)[0]  # noqa: S311 (spreads load, hides nothing)
+
+    @property
+    def state(self) -> str:
+        """The best of its targets' states."""
+        states = {target.state for target in self.targets}
+        return next(state for state in ("ready", "cold", "loading", "down") if state in states)
+
+
+class Catalog:
+    """Names to models. Raises ConfigError when an upstream's credential is not there."""
+
+    def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport) -> None:
+        upstreams = {one.name: _upstream(one, transport) for one in settings.upstreams}
+        self.models = tuple(_model(one, upstreams) for one in settings.models)
+        self._by_name = {
+            name: model for model in self.models for name in (model.id, *model.aliases)
+        }
+
+    def resolve(self, name: str, caller: Caller, *, task: str) -> Model:
+        """Return the model that `caller` means by `name`.
+
+        Raises BadRequest (404 `model_not_found`) for a name that is unknown or not allowed:
+        the two must look alike; and for one that serves another task.
+        """
+        model = self.find(name, caller)
+        if model is None or model.task != task:
+            raise model_not_found(name)
+        return model
+
+    def find(self, name: str, caller: Caller) -> Model | None:
+        """Return the model that `caller` means by `name`, None if there is none for it."""
+        model = self._by_name.get(name)
+        return model if model is not None and caller.may_use(model.id) else None
+
+    def visible_to(self, caller: Caller) -> Iterator[Model]:
+        """Yield the models that `caller` may use."""
+        return (model for model in self.models if caller.may_use(model.id))
+
+
+def _upstream(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport) -> Upstream:
+    key = settings.api_key()
+    total = settings.timeout_seconds
+    server = Server(
+        settings.name,
+        _base_url(settings),
+        transport=transport,
+        headers={"authorization": f"Bearer {key}"} if key else {},
+        timeouts=Timeouts(
+            connect_seconds=settings.connect_timeout_seconds,
+            first_byte_seconds=settings.first_byte_timeout_seconds or total,
+            total_seconds=total,
+        ),
+    )
+    return Upstream(server, settings.dialect, settings.load_wait_seconds)
+
+
+def _base_url(settings: UpstreamSettings) -> str:
+    """An OpenAI server given without a path is meant at `/v1`, as its SDKs' base URLs are."""
+    url = settings.base_url.rstrip("/")
+    return f"{url}/v1" if settings.dialect == "openai" and url.count("/") == 2 else url
+
+
+def _model(settings: ModelSettings, upstreams: dict[str, Upstream]) -> Model:
+    return Model(
+        id=settings.id,
+        aliases=settings.aliases,
+        task=settings.task,
+        tokenizer=settings.tokenizer,
+        targets=tuple(
+            Target(upstreams[target.upstream], _name(settings, target.model), target.weight)
+            for target in settings.targets
+        ),
+        max_tokens_default=settings.max_tokens_default,
+        defaults=settings.defaults.model_dump(exclude_none=True),
+        fingerprint="fp_" + sha256(settings.model_dump_json().encode()).hexdigest()[:12],
+    )
+
+
+def _name(settings: ModelSettings, model: str | None) -> str:
+    return settings.id if model is None else model

@@ -1,0 +1,115 @@
+"""`dragoman check`: whether the gateway could serve what its configuration promises."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+
+from adapters import refusals
+from adapters.base import Call
+from adapters.errors import Misconfigured, OutOfCredits, UpstreamError
+from adapters.local import weights
+from adapters.transport import Transport
+from gateway.catalog import Catalog, Model, Target
+from gateway.config import LOCAL_UPSTREAM, load, with_local_upstream
+from gateway.templates import Template, TemplateUnavailable
+
+# What each dialect's servers answer without making anything.
+_PROBES = {"hf": "/status/{model}", "tgi": "/health", "openai": "/models"}
+_LONGEST_BODY_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    ok: bool
+    detail: str
+
+
+async def check(config: Path | None, *, as_json: bool) -> int:
+    """Print what was found, a line each, and return 1 if anything is wrong, else 0.
+
+    Raises ConfigError: a configuration that cannot be read has no findings.
+    """
+    settings = load(config)
+    embedded = settings.is_embedded
+    async with Transport() as transport:
+        catalog = Catalog(with_local_upstream(settings, "http://127.0.0.1:1"), transport)
+        findings = []
+        async for finding in _findings(catalog, embedded=embedded):
+            findings.append(finding)
+            if not as_json:
+                mark = "ok     " if finding.ok else "PROBLEM"
+                click.echo(f"{mark}  {finding.subject}: {finding.detail}")
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(findings)))
+    return 0 if all(finding.ok for finding in findings) else 1
+
+
+async def _findings(catalog: Catalog, *, embedded: bool) -> AsyncIterator[Finding]:
+    yield Finding(subject="configuration", ok=True, detail=f"{len(catalog.models)} models")
+    for model in catalog.models:
+        yield await _template(model)
+    if embedded:
+        yield await asyncio.to_thread(_local_weights)
+    for target in _targets(catalog):
+        if not (embedded and target.upstream.name == LOCAL_UPSTREAM):
+            yield await _probe(target)
+
+
+def _targets(catalog: Catalog) -> list[Target]:
+    """Return the targets, each upstream and model once."""
+    targets = [target for model in catalog.models for target in model.targets]
+    return list({(target.upstream.name, target.model): target for target in targets}.values())
+
+
+async def _template(model: Model) -> Finding:
+    subject = f"template of {model.id}"
+    if model.tokenizer is None:
+        renders = [target.upstream.name for target in model.targets if target.upstream.renders]
+        if not renders:
+            return Finding(subject=subject, ok=True, detail="not needed")
+        detail = f"'tokenizer' is not set, but {', '.join(renders)} takes prompts"
+        return Finding(subject=subject, ok=False, detail=detail)
+    try:
+        template = await asyncio.to_thread(Template.load, model.tokenizer)
+    except TemplateUnavailable as exc:
+        return Finding(subject=subject, ok=False, detail=exc.message)
+    tools = "takes tools" if template.takes_tools else "takes no tools"
+    return Finding(subject=subject, ok=True, detail=f"{model.tokenizer}, {tools}")
+
+
+def _local_weights() -> Finding:
+    problems = []
+    for wanted in weights.CATALOG:
+        try:
+            weights.find(wanted.name)
+        except weights.WeightsError as exc:
+            problems.append(str(exc))
+    detail = "; ".join(problems) or f"weights in {weights.models_directory()}"
+    return Finding(subject="local models", ok=not problems, detail=detail)
+
+
+async def _probe(target: Target) -> Finding:
+    """Ask for something that costs nothing; any answer but a refusal of the gateway will do."""
+    upstream = target.upstream
+    subject = f"upstream {upstream.name}" + (f" ({target.model})" if upstream.renders else "")
+    path = _PROBES[upstream.dialect_name].format(model=target.model)
+    try:
+        reply = await upstream.server.open(Call(method="GET", path=path, body=b""))
+        body = await reply.read(_LONGEST_BODY_BYTES)
+    except UpstreamError as exc:
+        return Finding(subject=subject, ok=False, detail=exc.message)
+    if reply.status == 200:
+        return Finding(subject=subject, ok=True, detail="answers")
+    error = refusals.from_response(reply.status, reply.headers, body)
+    wrong = isinstance(error, Misconfigured | OutOfCredits) or reply.status >= 500
+    detail = f"answers {path} with {reply.status}" + (f": {error.message}" if wrong else "")
+    return Finding(subject=subject, ok=not wrong, detail=detail)

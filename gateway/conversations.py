@@ -1,0 +1,150 @@
+"""A client's messages, made into what chat templates expect.
+
+OpenAI's messages differ from those that templates are written for: content comes in parts or not
+at all, arguments of calls are JSON strings, roles have other names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+Message = dict[str, Any]
+
+_LARGE_MESSAGES = 50
+_LARGE_CHARS = 1_000_000
+
+
+class TemplateRefused(Exception):
+    """A conversation cannot be said in a model's chat template: the client's 400."""
+
+    def __init__(self, message: str, *, param: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+def plain_messages(
+    messages: Sequence[Mapping[str, Any]], *, knows_developer: bool, arguments_as_text: bool
+) -> list[Message]:
+    """Return the messages with content as one string, calls as objects and templates' roles.
+
+    Raises TemplateRefused for content that is no text, naming where it stands.
+    """
+    return [
+        _plain(message, index, knows_developer, arguments_as_text)
+        for index, message in enumerate(messages)
+    ]
+
+
+def merged_messages(messages: Iterable[Message]) -> list[Message]:
+    """Return plain messages for a template that knows only `user` and `assistant` in turns.
+
+    What the system says opens the first turn of the user, results of tools are the user's,
+    calls become text, and neighbours of one role are one message.
+    """
+    system: list[str] = []
+    turns: list[Message] = []
+    for message in messages:
+        text = _as_text(message)
+        if message["role"] in ("system", "developer"):
+            system.append(text)
+            continue
+        role = "assistant" if message["role"] == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n\n{text}"
+        else:
+            turns.append({"role": role, "content": text})
+    if not system:
+        return turns
+    if not turns or turns[0]["role"] != "user":
+        turns.insert(0, {"role": "user", "content": ""})
+    turns[0]["content"] = "\n\n".join(filter(None, [*system, turns[0]["content"]]))
+    return turns
+
+
+def is_large(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a render would take more than about a millisecond."""
+    if len(messages) > _LARGE_MESSAGES:
+        return True
+    return sum(_size(message.get("content")) for message in messages) > _LARGE_CHARS
+
+
+def _size(content: Any) -> int:
+    if isinstance(content, list):
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        return sum(len(text) for text in texts if isinstance(text, str))
+    return len(content) if isinstance(content, str) else 0
+
+
+def _plain(
+    message: Mapping[str, Any], index: int, knows_developer: bool, arguments_as_text: bool
+) -> Message:
+    plain = {key: value for key, value in message.items() if value is not None}
+    if plain["role"] == "developer" and not knows_developer:
+        plain["role"] = "system"
+    elif plain["role"] == "function":
+        plain["role"] = "tool"
+    refusal = plain.pop("refusal", None)
+    content = plain.get("content", refusal)
+    if content is not None:
+        plain["content"] = _text(content, f"messages[{index}].content")
+    if call := plain.pop("function_call", None):
+        plain.setdefault("tool_calls", [{"type": "function", "function": call}])
+    if not plain.get("tool_calls"):
+        plain.pop("tool_calls", None)
+        plain.setdefault("content", "")
+    elif not arguments_as_text:
+        plain["tool_calls"] = [_with_arguments(call) for call in plain["tool_calls"]]
+    return plain
+
+
+def _text(content: Any, where: str) -> str:
+    """Return the text of a content, whose parts are joined by line ends."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise TemplateRefused(f"{where!r} must be a string or a list of parts.", param=where)
+    return "\n".join(_part_text(part, f"{where}[{at}]") for at, part in enumerate(content))
+
+
+def _part_text(part: Any, where: str) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    text = part.get(kind) if isinstance(kind, str) and kind in ("text", "refusal") else None
+    if isinstance(text, str):
+        return text
+    param = f"{where}.type"
+    raise TemplateRefused(
+        f"{param!r} is {kind!r}: this model takes text only.",
+        param=param,
+        code="unsupported_content_type",
+    )
+
+
+def _with_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a call with its arguments as an object. What cannot be read stays a string."""
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return dict(call)
+    try:
+        arguments = json.loads(function["arguments"].strip() or "{}")
+    except (ValueError, RecursionError):
+        return dict(call)
+    if not isinstance(arguments, dict):
+        return dict(call)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _as_text(message: Message) -> str:
+    """Return what a message says, its calls as the JSON objects that models write."""
+    calls = [
+        json.dumps(
+            {"name": call["function"].get("name"), "arguments": call["function"].get("arguments")},
+            ensure_ascii=False,
+        )
+        for call in message.get("tool_calls", ())
+        if isinstance(call.get("function"), dict)
+    ]
+    return "\n".join(filter(None, [message.get("content", ""), *calls]))

@@ -1,0 +1,82 @@
+"""What holds for every response, whoever makes it: id, timing, CORS, one slash at a time.
+
+Raw ASGI, around the whole application: Litestar's own middleware does not see the router's 404
+and 405.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID = "dragoman.request_id"
+
+_SLASHES = re.compile(r"/{2,}")
+_EXPOSED = (
+    b"x-request-id, retry-after, retry-after-ms, x-should-retry, openai-processing-ms, "
+    b"x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, "
+    b"x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens, "
+    b"x-dragoman-cache, x-dragoman-model, x-dragoman-upstream, x-dragoman-upstream-ms, "
+    b"x-dragoman-ignored"
+)
+_CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED))
+_METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
+
+
+class Edge:
+    """Wraps an ASGI application. Browsers ask OPTIONS before they have a key to show."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        request_id = uuid7()
+        head = ((b"x-request-id", request_id.encode()), *_CORS)
+
+        async def send_with_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                spent = int((time.perf_counter() - began) * 1000)
+                timing = (b"openai-processing-ms", b"%d" % spent)
+                message["headers"] = [*message["headers"], *head, timing]
+            await send(message)
+
+        if scope["method"] == "OPTIONS":
+            await _preflight(scope, send_with_head)
+            return
+        scope[REQUEST_ID] = request_id
+        if "//" in scope["path"]:
+            scope["path"] = _SLASHES.sub("/", scope["path"])
+        if scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await self._app(scope, receive, send_with_head)
+
+
+def uuid7() -> str:
+    """Return a fresh UUID of version 7: they sort by time (RFC 9562 §5.7)."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64
+    return str(uuid.UUID(int=value | 0b10 << 62 | secrets.randbits(62)))
+
+
+async def _preflight(scope: Scope, send: Send) -> None:
+    wanted = (
+        value for name, value in scope["headers"] if name == b"access-control-request-headers"
+    )
+    headers = [
+        (b"access-control-allow-methods", _METHODS),
+        (b"access-control-allow-headers", next(wanted, b"*")),
+        (b"access-control-max-age", b"86400"),
+        (b"allow", _METHODS),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

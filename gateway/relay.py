@@ -1,0 +1,142 @@
+"""One exchange: a client's request on its way to an upstream and back.
+
+Every request takes this way, whatever its task and the protocol that it came by.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from adapters.base import Call, Json, Request, Task
+from adapters.errors import DialectError, UpstreamError
+from gateway import sending
+from gateway.answers import Head, StreamEncoder, render_answer
+from gateway.catalog import Catalog, Model, Target
+from gateway.errors import from_dialect, from_upstream
+from gateway.keys import Caller
+from gateway.prompts import Prompts
+from gateway.streaming import AnswerStream
+from gateway.usage import UsageMeter
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request: what came in, and what became of it."""
+
+    id: str
+    task: Task
+    caller: Caller
+    body: Json
+    wait_for_model: bool = True
+    model: Model | None = None
+    target: Target | None = None
+    ignored: tuple[str, ...] = ()
+    upstream_ms: float = 0
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def head(self) -> Head:
+        """Return what all objects of the answer share."""
+        assert self.model is not None  # noqa: S101 (set before anything is sent)
+        return Head(
+            task=self.task,
+            id=self.id.replace("-", ""),
+            created=self.created,
+            model=self.body["model"],
+            fingerprint=self.model.fingerprint,
+        )
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time spent inside as time spent waiting for the upstream."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.upstream_ms += (time.perf_counter() - began) * 1000
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the client asked for events. Its `Accept` says nothing: SDKs send JSON's."""
+        return self.body.get("stream") is True
+
+
+class Relay:
+    """Sends exchanges on, and brings back a whole body or a stream of frames."""
+
+    def __init__(self, catalog: Catalog, prompts: Prompts) -> None:
+        self._catalog = catalog
+        self._prompts = prompts
+
+    async def __call__(self, exchange: Exchange) -> bytes | AnswerStream:
+        """Return the answer; a stream is closed by whoever gets it.
+
+        Raises GatewayError, but never once a stream has begun.
+        """
+        body = exchange.body
+        model = self._catalog.resolve(body["model"], exchange.caller, task=Task.CHAT)
+        target = model.pick()
+        exchange.model, exchange.target = model, target
+        try:
+            request = await self._prompts.translate(exchange.task, body, model, target)
+            plan = target.upstream.dialect.plan(request)
+            exchange.ignored = plan.ignored
+            meter = UsageMeter(request, count=self._prompts.counter(model))
+            if exchange.is_stream:
+                return await self._stream(exchange, target, request, plan.calls, meter)
+            return await self._fetch(exchange, target, request, plan.calls, meter)
+        except DialectError as exc:
+            raise from_dialect(exc) from None
+        except UpstreamError as exc:
+            target.note(exc)
+            raise from_upstream(exc) from exc
+
+    async def _fetch(
+        self,
+        exchange: Exchange,
+        target: Target,
+        request: Request,
+        calls: Sequence[Call],
+        meter: UsageMeter,
+    ) -> bytes:
+        with exchange.waiting():
+            answers = await sending.fetch(target, request, calls, wait=exchange.wait_for_model)
+        target.note(None)
+        for call, answer in zip(calls, answers, strict=True):
+            meter.record(call, answer.get("usage") or {}, text=_text_of(answer))
+        return render_answer(exchange.head(), answers, await meter.total())
+
+    async def _stream(
+        self,
+        exchange: Exchange,
+        target: Target,
+        request: Request,
+        calls: Sequence[Call],
+        meter: UsageMeter,
+    ) -> AnswerStream:
+        with exchange.waiting():
+            sources = await sending.stream(target, request, calls, wait=exchange.wait_for_model)
+        target.note(None)
+        options = exchange.body.get("stream_options") or {}
+        encoder = StreamEncoder(
+            exchange.head(),
+            choices=_choices(exchange.body),
+            include_usage=options.get("include_usage") is True,
+        )
+        return AnswerStream(sources, encoder, meter)
+
+
+def _choices(body: Json) -> int:
+    """Return how many choices the client is to get: `n` for each prompt."""
+    choices: int = body.get("n", 1)
+    prompt = body.get("prompt")
+    if not isinstance(prompt, list) or isinstance(prompt[0], int):
+        return choices
+    return choices * len(prompt)
+
+
+def _text_of(answer: Json) -> str:
+    choice = (answer.get("choices") or [{}])[0]
+    return choice.get("text") or (choice.get("message") or {}).get("content") or ""

@@ -1,0 +1,260 @@
+"""OpenAI's request bodies: what is accepted, checked where it enters.
+
+Bodies stay plain dicts (pydantic only checks them), so fields that are unknown here reach the
+upstreams that know them. Source: the types of the official Python SDK, 3.54.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic_core import from_json
+from typing_extensions import TypedDict
+
+from adapters.base import Json
+from gateway.errors import BadRequest, from_validation
+
+_LENIENT = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+_LONGEST_LIST = 100_000
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
+Choices = Annotated[int, Field(ge=1, le=128)]
+Stop = str | Annotated[list[str], Field(max_length=64)]
+
+
+class _Object(TypedDict, total=False):
+    __pydantic_config__ = _LENIENT  # type: ignore[misc]
+
+
+class TextPart(_Object, total=False):
+    type: Required[Literal["text"]]
+    text: Required[str]
+
+
+class RefusalPart(_Object, total=False):
+    type: Required[Literal["refusal"]]
+    refusal: Required[str]
+
+
+class ImageUrl(_Object, total=False):
+    url: Required[str]
+    detail: str | None
+
+
+class ImagePart(_Object, total=False):
+    type: Required[Literal["image_url"]]
+    image_url: Required[ImageUrl]
+
+
+class AudioPart(_Object, total=False):
+    type: Required[Literal["input_audio"]]
+    input_audio: Required[Json]
+
+
+class FilePart(_Object, total=False):
+    type: Required[Literal["file"]]
+    file: Required[Json]
+
+
+Part = Annotated[
+    TextPart | RefusalPart | ImagePart | AudioPart | FilePart, Field(discriminator="type")
+]
+Content = str | list[Part]
+
+
+class CalledFunction(_Object, total=False):
+    name: Required[str]
+    arguments: Required[str]
+
+
+class ToolCall(_Object, total=False):
+    id: Required[str]
+    type: Required[Literal["function", "custom"]]
+    function: CalledFunction
+    custom: Json
+
+
+class InstructionMessage(_Object, total=False):
+    role: Required[Literal["developer", "system"]]
+    content: Required[Content | None]
+
+
+class UserMessage(_Object, total=False):
+    role: Required[Literal["user"]]
+    content: Required[Content | None]
+
+
+class AssistantMessage(_Object, total=False):
+    role: Required[Literal["assistant"]]
+    content: Content | None
+    tool_calls: list[ToolCall] | None
+    refusal: str | None
+
+
+class ToolMessage(_Object, total=False):
+    role: Required[Literal["tool"]]
+    content: Required[Content | None]
+    tool_call_id: Required[str]
+
+
+class FunctionMessage(_Object, total=False):
+    role: Required[Literal["function"]]
+    name: Required[str]
+    content: Required[str | None]
+
+
+Message = Annotated[
+    InstructionMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage,
+    Field(discriminator="role"),
+]
+
+
+class Function(_Object, total=False):
+    name: Required[Annotated[str, Field(min_length=1, max_length=256)]]
+    description: str | None
+    parameters: Json | None
+    strict: bool | None
+
+
+class FunctionTool(_Object, total=False):
+    type: Required[Literal["function"]]
+    function: Required[Function]
+
+
+class CustomTool(_Object, total=False):
+    type: Required[Literal["custom"]]
+    custom: Required[Json]
+
+
+Tool = Annotated[FunctionTool | CustomTool, Field(discriminator="type")]
+
+
+class NamedFunction(_Object, total=False):
+    name: Required[str]
+
+
+class NamedChoice(_Object, total=False):
+    type: Required[Literal["function"]]
+    function: Required[NamedFunction]
+
+
+class CustomChoice(_Object, total=False):
+    type: Required[Literal["custom"]]
+    custom: Required[NamedFunction]
+
+
+class AllowedTools(_Object, total=False):
+    mode: Required[Literal["auto", "required"]]
+    tools: Required[list[Json]]
+
+
+class AllowedChoice(_Object, total=False):
+    type: Required[Literal["allowed_tools"]]
+    allowed_tools: Required[AllowedTools]
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("mode")]
+    | Annotated[NamedChoice, Tag("function")]
+    | Annotated[CustomChoice, Tag("custom")]
+    | Annotated[AllowedChoice, Tag("allowed_tools")],
+    Discriminator(lambda choice: choice.get("type") if isinstance(choice, dict) else "mode"),
+]
+
+
+class JsonSchema(_Object, total=False):
+    name: Required[str]
+    schema: Json | None
+    strict: bool | None
+
+
+class ResponseFormat(_Object, total=False):
+    type: Required[Literal["text", "json_object", "json_schema"]]
+    json_schema: JsonSchema | None
+
+
+class StreamOptions(_Object, total=False):
+    include_usage: bool | None
+
+
+class _TextRequest(_Object, total=False):
+    model: Required[str]
+    stream: bool | None
+    stream_options: StreamOptions | None
+    temperature: Temperature | None
+    top_p: Probability | None
+    frequency_penalty: Penalty | None
+    presence_penalty: Penalty | None
+    n: Choices | None
+    stop: Stop | None
+    seed: Seed | None
+    logit_bias: dict[str, float] | None
+    user: str | None
+    # Not OpenAI's, but what most servers behind it take.
+    top_k: Annotated[int, Field(ge=1, le=2**31 - 1)] | None
+    typical_p: Annotated[float, Field(gt=0, lt=1)] | None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None
+    truncate: Tokens | None
+
+
+class ChatRequest(_TextRequest, total=False):
+    """`POST /v1/chat/completions`."""
+
+    messages: Required[Annotated[list[Message], Field(min_length=1, max_length=_LONGEST_LIST)]]
+    max_tokens: Tokens | None
+    max_completion_tokens: Tokens | None
+    logprobs: bool | None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None
+    tools: Annotated[list[Tool], Field(max_length=1024)] | None
+    tool_choice: ToolChoice | None
+    parallel_tool_calls: bool | None
+    response_format: ResponseFormat | None
+    chat_template_kwargs: Json | None
+
+
+Prompt = (
+    str
+    | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    | Annotated[list[int], Field(min_length=1, max_length=2**20)]
+    | Annotated[list[list[int]], Field(min_length=1, max_length=2048)]
+)
+
+
+class CompletionRequest(_TextRequest, total=False):
+    """`POST /v1/completions`."""
+
+    prompt: Prompt | None
+    max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None
+    best_of: Annotated[int, Field(ge=0, le=20)] | None
+    echo: bool | None
+    suffix: str | None
+
+
+CHAT: TypeAdapter[Any] = TypeAdapter(ChatRequest)
+COMPLETION: TypeAdapter[Any] = TypeAdapter(CompletionRequest)
+
+
+def parse_body(adapter: TypeAdapter[Any], data: bytes) -> Json:
+    """Return the request's fields, without those that are null: null means absent.
+
+    Raises BadRequest naming the first parameter that is wrong, as OpenAI spells it
+    (`messages[0].content`).
+    """
+    try:
+        body: Json = adapter.validate_json(data)
+    except ValidationError as exc:
+        raise _bad_request(exc, data) from None
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _bad_request(exc: ValidationError, data: bytes) -> BadRequest:
+    found = exc.errors(include_url=False)
+    if found[0]["type"] == "json_invalid":
+        return BadRequest("We could not parse the JSON body of your request.", code="invalid_json")
+    return from_validation(found, from_json(data))

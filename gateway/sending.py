@@ -1,0 +1,153 @@
+"""A plan's calls, sent: whole answers, or streams whose first event is there.
+
+An error that comes before anything was handed out is raised with its true type, whether the
+upstream told it by status, by its first event or by a JSON object under status 200.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+from adapters import refusals
+from adapters.base import Call, Decoder, Json, Request
+from adapters.http import Reply
+from gateway.catalog import Target
+
+_LONGEST_ERROR_BYTES = 64 * 1024
+_LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Source:
+    """One call's stream. `first`: the chunks that came with its first event."""
+
+    def __init__(self, call: Call, reply: Reply, decoder: Decoder) -> None:
+        self.call = call
+        self.first: list[Json] = []
+        self._reply = reply
+        self._decoder = decoder
+        self._blocks = reply.chunks()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is to come, or wanted."""
+        return self._decoder.done
+
+    async def open(self) -> None:
+        """Read until the first chunks are there."""
+        while not self.first and not self._decoder.done:
+            self.first = await self._next()
+
+    async def chunks(self) -> AsyncIterator[list[Json]]:
+        """Yield the chunks of each read after `first`, then hang up. Raises UpstreamError."""
+        while not self._decoder.done:
+            if chunks := await self._next():
+                yield chunks
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Hang up, unless the answer came to its end."""
+        await self._reply.aclose()
+
+    async def _next(self) -> list[Json]:
+        """Return the chunks of one read, none where a frame is not complete yet."""
+        block = await anext(self._blocks, None)
+        if block is not None:
+            return self._decoder.feed(block)
+        chunks = self._decoder.end()
+        self._decoder.done = True
+        return chunks
+
+
+class Whole(Source):
+    """An answer that came in one piece although a stream was asked for: not all servers stream."""
+
+    def __init__(self, call: Call, reply: Reply, decoder: Decoder, answer: Json) -> None:
+        super().__init__(call, reply, decoder)
+        decoder.done = True
+        choices = [_as_chunk(choice) for choice in answer.get("choices") or ()]
+        self.first = [{**answer, "choices": choices}]
+
+
+async def fetch(
+    target: Target, request: Request, calls: Sequence[Call], *, wait: bool
+) -> list[Json]:
+    """Return the whole answers of `calls`, in order. Raises UpstreamError."""
+    return await _each(calls, partial(_answer, target, request), target, wait=wait)
+
+
+async def stream(
+    target: Target, request: Request, calls: Sequence[Call], *, wait: bool
+) -> list[Source]:
+    """Return the streams of `calls`, in order, each with its first chunks. Raises UpstreamError."""
+    return await _each(calls, partial(_source, target, request), target, wait=wait)
+
+
+async def _each(
+    calls: Sequence[Call],
+    send: Callable[[Call], Awaitable[T]],
+    target: Target,
+    *,
+    wait: bool,
+) -> list[T]:
+    """Send all calls at once; if one fails, the others are ended too."""
+    seconds = target.upstream.load_wait_seconds if wait else 0
+    when_loaded = target.cold_start.when_loaded
+    if len(calls) == 1:
+        return [await when_loaded(partial(send, calls[0]), wait_seconds=seconds)]
+    tasks = [
+        asyncio.ensure_future(when_loaded(partial(send, call), wait_seconds=seconds))
+        for call in calls
+    ]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Source):
+                await result.aclose()
+        raise
+
+
+async def _answer(target: Target, request: Request, call: Call) -> Json:
+    reply = await _open(target, call)
+    body = await reply.read(_LONGEST_ANSWER_BYTES)
+    return target.upstream.dialect.answer(request, call, headers=reply.headers, body=body)
+
+
+async def _source(target: Target, request: Request, call: Call) -> Source:
+    reply = await _open(target, call)
+    dialect = target.upstream.dialect
+    decoder = dialect.decoder(request, call)
+    try:
+        if reply.headers.get("content-type", "").startswith("application/json"):
+            body = await reply.read(_LONGEST_ANSWER_BYTES)
+            answer = dialect.answer(request, call, headers=reply.headers, body=body)
+            return Whole(call, reply, decoder, answer)
+        source = Source(call, reply, decoder)
+        await source.open()
+    except BaseException:
+        await reply.aclose()
+        raise
+    return source
+
+
+async def _open(target: Target, call: Call) -> Reply:
+    """Return the reply of status 200. Raises UpstreamError for any other."""
+    reply = await target.upstream.server.open(call)
+    if reply.status == 200:
+        return reply
+    body = await reply.read(_LONGEST_ERROR_BYTES)
+    raise refusals.from_response(reply.status, reply.headers, body)
+
+
+def _as_chunk(choice: Json) -> Json:
+    message = dict(choice.get("message") or {})
+    if calls := message.get("tool_calls"):
+        message["tool_calls"] = [{**call, "index": at} for at, call in enumerate(calls)]
+    return {**choice, "delta": message}

@@ -1,0 +1,159 @@
+"""`dragoman serve`: the parent process, which owns the stores, the local models and the workers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from gateway import __version__, embedded
+from gateway.assignment import Assignment
+from gateway.book import Book
+from gateway.config import Server, Settings, load
+from gateway.keys import FirstRun, first_run, load_pepper
+from gateway.supervisor import Child, Supervisor
+
+_BACKLOG = 2048
+_LOCAL_DRAIN_SECONDS = 2.0
+_GRACE_SECONDS = 5.0  # for what a worker still has to do once its streams are drained
+_START_SECONDS = 60.0
+
+
+async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, str | int]) -> int:
+    """Run until SIGTERM or Ctrl-C and return the exit code.
+
+    Raises ConfigError, EmbeddedError, BookError and OSError for what keeps it from starting.
+    """
+    began = time.perf_counter()
+    settings = load(config, overrides=overrides)
+    supervisor = Supervisor()
+    async with AsyncExitStack() as closing:
+        listener = closing.enter_context(_listen(settings.server.host, settings.server.port))
+        local = closing.enter_context(_listen("127.0.0.1", 0))
+        stores = await _start_stores(settings, data_dir, closing)
+        made = await _first_run(settings, data_dir)
+        closing.push_async_callback(supervisor.stop)
+        assignment = Assignment(
+            fd=listener.fileno(),
+            data_dir=str(data_dir),
+            config=str(config) if config else None,
+            overrides=dict(overrides),
+            local_url=_url(local),
+        )
+        assignment.settings()  # what is wrong with the upstreams shows here, once
+        if settings.is_embedded:
+            await supervisor.start(_local_child(local))
+        await supervisor.start(*_workers(settings.server, assignment))
+        ending = asyncio.create_task(supervisor.run())
+        if await _answers(listener, ending):
+            _announce(settings, listener, stores, data_dir, seconds=time.perf_counter() - began)
+            _show_keys(made)
+        return await ending
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as exc:
+        raise OSError(f"cannot listen on {host}:{port}: {os.strerror(exc.errno or 0)}") from None
+
+
+async def _start_stores(settings: Settings, data_dir: Path, closing: AsyncExitStack) -> str:
+    """Start the embedded pair unless both stores are configured; return a line about them."""
+    if settings.store.state and settings.store.cache:
+        return "state and cache as configured"
+    stores = await embedded.start(data_dir)
+    closing.push_async_callback(stores.stop)
+    return f"{stores.server.name} {stores.server.version} ({stores.server.path})"
+
+
+async def _first_run(settings: Settings, data_dir: Path) -> FirstRun | None:
+    book = await Book.open(settings.store.book or data_dir)
+    try:
+        return await first_run(book, load_pepper(data_dir))
+    finally:
+        await book.aclose()
+
+
+def _workers(server: Server, assignment: Assignment) -> list[Child]:
+    command = (sys.executable, "-m", "gateway.worker", assignment.render())
+    return [
+        Child(
+            name=f"worker {number}",
+            command=command,
+            pass_fds=(assignment.fd,),
+            drain_seconds=server.drain_seconds + _GRACE_SECONDS,
+        )
+        for number in range(1, server.workers + 1)
+    ]
+
+
+def _local_child(listener: socket.socket) -> Child:
+    return Child(
+        name="local models",
+        command=(sys.executable, "-m", "adapters.local", "--fd", str(listener.fileno())),
+        pass_fds=(listener.fileno(),),
+        drain_seconds=_LOCAL_DRAIN_SECONDS,
+    )
+
+
+async def _answers(listener: socket.socket, ending: asyncio.Task[int]) -> bool:
+    """Wait until a worker answers; False if the end comes first."""
+    asking = asyncio.create_task(_ask_health(listener))
+    await asyncio.wait({asking, ending}, timeout=_START_SECONDS, return_when="FIRST_COMPLETED")
+    asking.cancel()
+    return asking.done() and not ending.done()
+
+
+async def _ask_health(listener: socket.socket) -> None:
+    """Ask once: the socket listens already, so the answer comes with the first worker."""
+    host, port = _address(listener)
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+    await reader.readline()
+    writer.close()
+
+
+def _address(listener: socket.socket) -> tuple[str, int]:
+    """Return where this process reaches `listener`, which may listen on all interfaces."""
+    host, port = listener.getsockname()[:2]
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = _address(listener)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(
+    settings: Settings, listener: socket.socket, stores: str, data_dir: Path, *, seconds: float
+) -> None:
+    upstreams = ", ".join(f"{one.name} ({one.dialect})" for one in settings.upstreams)
+    url = _url(listener)
+    workers = settings.server.workers
+    print(
+        f"Dragoman {__version__} listens on {url} ({workers} worker{'s'[: workers > 1]}, "
+        f"ready after {seconds:.1f} s)\n"
+        f"  base URL   {url}/v1\n"
+        f"  docs       {url}/docs\n"
+        f"  upstreams  {upstreams or 'local models on this machine'}\n"
+        f"  stores     {stores}\n"
+        f"  data       {data_dir}",
+        flush=True,
+    )
+
+
+def _show_keys(made: FirstRun | None) -> None:
+    if made:
+        print(
+            "\nFirst run. These are shown once, so keep them:\n"
+            f"  API key    {made.key.text}\n"
+            f"  admin key  {made.admin_key}",
+            flush=True,
+        )

@@ -1,0 +1,98 @@
+"""One answer's frames from one or several upstream streams, as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from adapters.base import Json
+from adapters.errors import UpstreamError
+from gateway.answers import StreamEncoder
+from gateway.errors import GatewayError, from_upstream
+from gateway.sending import Source
+from gateway.usage import UsageMeter
+
+_READS_AHEAD = 4  # per stream, while the client is slow
+
+
+class AnswerStream:
+    """The frames of one answer. Iterating never raises: a failure is an error event.
+
+    Each item holds all frames of one upstream read. `[DONE]` comes only if the answer is whole.
+    `is_over` turns true with the last item, so that it can leave together with the end of the
+    response: SDKs hang up as soon as they read `[DONE]`. Whoever opened it closes it.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], encoder: StreamEncoder, meter: UsageMeter
+    ) -> None:
+        self._sources = sources
+        self._encoder = encoder
+        self._meter = meter
+        self.is_over = False
+        self.error: GatewayError | None = None
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Yield frames until the answer is whole or has failed."""
+        tail = b""
+        try:
+            async for source, chunks in _merged(self._sources):
+                tail += self._encode(source, chunks)
+                if tail and not all(source.is_done for source in self._sources):
+                    yield tail
+                    tail = b""
+            tail += self._encoder.end(await self._meter.total())
+        except UpstreamError as exc:
+            self.error = from_upstream(exc)
+            tail += b"data: " + self.error.body() + b"\n\n"
+        self.is_over = True
+        yield tail
+
+    async def aclose(self) -> None:
+        """Close every upstream stream that is still open."""
+        for source in self._sources:
+            await source.aclose()
+
+    def _encode(self, source: Source, chunks: list[Json]) -> bytes:
+        for chunk in chunks:
+            if usage := chunk.get("usage"):
+                self._meter.record(source.call, usage)
+        if len(chunks) == 1:
+            return self._encoder.encode(chunks[0])
+        return b"".join([self._encoder.encode(chunk) for chunk in chunks])
+
+
+async def _merged(sources: Sequence[Source]) -> AsyncIterator[tuple[Source, list[Json]]]:
+    """Yield what any of `sources` reads, in order of arrival. Raises what one of them raises."""
+    for source in sources:
+        yield source, source.first
+    if len(sources) == 1:
+        async for chunks in sources[0].chunks():
+            yield sources[0], chunks
+        return
+    queue: asyncio.Queue[tuple[Source, list[Json]] | UpstreamError | None]
+    queue = asyncio.Queue(_READS_AHEAD * len(sources))
+
+    async def pump(source: Source) -> None:
+        try:
+            async for chunks in source.chunks():
+                await queue.put((source, chunks))
+        except UpstreamError as exc:
+            await queue.put(exc)
+        else:
+            await queue.put(None)
+
+    pumps = [asyncio.create_task(pump(source)) for source in sources]
+    try:
+        streaming = len(pumps)
+        while streaming:
+            item = await queue.get()
+            if isinstance(item, UpstreamError):
+                raise item
+            if item is None:
+                streaming -= 1
+            else:
+                yield item
+    finally:
+        for task in pumps:
+            task.cancel()

@@ -1,0 +1,302 @@
+"""A model's chat template and tokenizer: conversations to prompts, texts to token counts.
+
+`transformers` renders, as it is the reference. It costs 1.3 s and 66 MiB to import, so it is
+imported when the first template is loaded, in the thread that loads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from adapters.base import ToolStyle
+from gateway.control_tokens import Defuser, control_tokens, printable
+from gateway.conversations import (
+    Message,
+    TemplateRefused,
+    is_large,
+    merged_messages,
+    plain_messages,
+)
+
+__all__ = ["Template", "TemplateRefused", "TemplateUnavailable"]
+
+# What a template's own code raises on data that it was not written for.
+_TEMPLATE_FAULTS = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+_SENTENCE_MAX_CHARS = 300
+_RESERVED_OPTIONS = frozenset({"messages", "conversation", "conversations", "tools", "documents"})
+_XML_CALLS = ("<function=", "<arg_key>", "<invoke")  # calls that hold no JSON object
+_PROBE_TEXT = "a probe's text"
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe",
+        "description": "Probe.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+
+
+class TemplateUnavailable(Exception):
+    """A tokenizer or its chat template is not at hand. `message` says what to do about it."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Template:
+    """One model's chat template with its tokenizer. Safe to use from several threads.
+
+    `bos_added`: the tokenizer puts its BOS before every text by itself. `takes_tools`: the
+    template shows tools to the model. `tool_style`: how the model then writes calls, if known.
+    """
+
+    def __init__(self, tokenizer: Any, *, source: str, max_prompt_bytes: int = 4_000_000) -> None:
+        """Take a tokenizer of `transformers`. Raises TemplateUnavailable if it has no template."""
+        if not tokenizer.chat_template:
+            raise TemplateUnavailable(
+                f"The tokenizer {source!r} has no chat template: name one that has, as "
+                "instruction-tuned models do."
+            )
+        self.source = source
+        self.tokenizer = tokenizer
+        self._max_prompt_bytes = max_prompt_bytes
+        text = _template_text(tokenizer.chat_template)
+        added = tokenizer.added_tokens_decoder.values()
+        self.control_tokens = control_tokens([(t.content, t.special) for t in added], text)
+        self._defuser = Defuser(self.control_tokens)
+        self._reserved = _RESERVED_OPTIONS | _parameters(tokenizer)
+        bos = tokenizer.bos_token
+        self._bos: str = bos or ""
+        self.bos_added = bool(bos) and tokenizer.encode("x")[:1] == [tokenizer.bos_token_id]
+        self.takes_tools = self._shows_tools()
+        self._knows_developer = "developer" in text and self._shows_developer()
+        self._arguments_as_text = self._wants_arguments_as_text()
+        self.tool_style = _tool_style(text)
+
+    @classmethod
+    def load(cls, source: str, *, max_prompt_bytes: int = 4_000_000) -> Template:
+        """Load from a folder or from the Hub by id. Blocks: seconds, or as long as a download.
+
+        Raises TemplateUnavailable.
+        """
+        local = Path(source).is_dir()
+        # Read at the import, which else tells the operator that PyTorch is missing.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        except (OSError, ImportError, *_TEMPLATE_FAULTS) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise TemplateUnavailable(
+                f"The tokenizer {source!r} cannot be loaded: {reason} Name a folder that holds "
+                "tokenizer.json and a chat template, or the Hub id of a model that this machine "
+                "may download."
+            ) from error
+        return cls(tokenizer, source=source, max_prompt_bytes=max_prompt_bytes)
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        upstream_adds_bos: bool = True,
+    ) -> str:
+        """Return the prompt of a conversation in OpenAI's form.
+
+        An assistant's message at the end is continued. `options` are further variables of the
+        template, scalars only. `upstream_adds_bos`: the upstream tokenises with special tokens,
+        so a BOS that its tokenizer will add is left out here. A template that refuses the
+        conversation is asked once more with its roles merged. Raises TemplateRefused.
+        """
+        self._check_options(options or {})
+        with _refusing():
+            plain = plain_messages(
+                messages,
+                knows_developer=self._knows_developer,
+                arguments_as_text=self._arguments_as_text,
+            )
+            chat = self._defuser.value(plain)
+            shown = self._defuser.value(list(tools)) if tools else None
+            extra = self._defuser.value(dict(options or {}))
+        try:
+            prompt = self._applied(chat, shown, extra)
+        except TemplateRefused as refused:
+            try:
+                prompt = self._applied(merged_messages(chat), shown, extra)
+            except TemplateRefused:
+                raise refused from None
+        return self._sendable(prompt, upstream_adds_bos=upstream_adds_bos)
+
+    async def render_async(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        options: Mapping[str, Any] | None = None,
+        upstream_adds_bos: bool = True,
+    ) -> str:
+        """Do what `render` does, in a thread when it would hold up the event loop."""
+        if not is_large(messages):
+            return self.render(
+                messages, tools=tools, options=options, upstream_adds_bos=upstream_adds_bos
+            )
+        return await asyncio.to_thread(
+            self.render, messages, tools=tools, options=options, upstream_adds_bos=upstream_adds_bos
+        )
+
+    def count(self, text: str) -> int:
+        """Return how many tokens an upstream makes of a prompt, its own BOS included."""
+        return len(self.tokenizer.encode(printable(text), verbose=False))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included. Raises TemplateRefused."""
+        size = len(self.tokenizer)
+        if any(not 0 <= token_id < size for token_id in ids):
+            raise TemplateRefused(
+                f"'prompt' holds a token id outside of 0 to {size - 1}.", param="prompt"
+            )
+        ids = list(ids)
+        if self.bos_added and ids[:1] == [self.tokenizer.bos_token_id]:
+            ids = ids[1:]  # the upstream adds it
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def _check_options(self, options: Mapping[str, Any]) -> None:
+        for key, value in options.items():
+            param = f"chat_template_kwargs.{key}"
+            if key in self._reserved:
+                raise TemplateRefused(f"{param!r} is not for clients to set.", param=param)
+            if not isinstance(value, str | int | float | bool | None):
+                raise TemplateRefused(
+                    f"{param!r} must be a string, a number, a boolean or null.", param=param
+                )
+
+    def _applied(
+        self, chat: list[Message], tools: list[Any] | None, options: Mapping[str, Any]
+    ) -> str:
+        """Apply the template. Raises TemplateRefused with the template's own sentence."""
+        last = chat[-1] if chat else {}
+        prefilled = last.get("role") == "assistant" and not last.get("tool_calls")
+        with _refusing():
+            prompt: str = self.tokenizer.apply_chat_template(
+                chat,
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=not prefilled,
+                continue_final_message=prefilled,
+                **options,
+            )
+        return prompt
+
+    def _sendable(self, prompt: str, *, upstream_adds_bos: bool) -> str:
+        if upstream_adds_bos and self.bos_added:
+            prompt = prompt.removeprefix(self._bos)
+        if len(prompt.encode("utf-8", "surrogatepass")) > self._max_prompt_bytes:
+            raise TemplateRefused(
+                f"The prompt of 'messages' is longer than {self._max_prompt_bytes} bytes.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return prompt
+
+    def _shows_tools(self) -> bool:
+        """Try whether a tool changes the prompt. Raises TemplateUnavailable for a syntax error."""
+        chat: list[Message] = [{"role": "user", "content": "x"}]
+        try:
+            return self._applied(chat, [_PROBE_TOOL], {}) != self._applied(chat, None, {})
+        except TemplateRefused as refused:
+            if isinstance(refused.__cause__, jinja2.TemplateSyntaxError):
+                raise TemplateUnavailable(
+                    f"The chat template of {self.source!r} cannot be read: {refused.__cause__}"
+                ) from refused
+            return False
+
+    def _shows_developer(self) -> bool:
+        """Try whether a developer's message gets through; some templates drop it."""
+        chat: list[Message] = [
+            {"role": "developer", "content": _PROBE_TEXT},
+            {"role": "user", "content": "x"},
+        ]
+        try:
+            return _PROBE_TEXT in self._applied(chat, None, {})
+        except TemplateRefused:
+            return False
+
+    def _wants_arguments_as_text(self) -> bool:
+        """Try whether only arguments in a string can be rendered."""
+        return not self._renders_call({}) and self._renders_call("{}")
+
+    def _renders_call(self, arguments: Any) -> bool:
+        function = {"name": "probe", "arguments": arguments}
+        call = {"id": "probe0000", "type": "function", "function": function}
+        chat: list[Message] = [
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "probe0000", "name": "probe", "content": "x"},
+        ]
+        try:
+            self._applied(chat, None, {})
+        except TemplateRefused:
+            return False
+        return True
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a template raises into TemplateRefused."""
+    try:
+        yield
+    except jinja2.TemplateError as error:
+        sentence = (error.message or type(error).__name__)[:_SENTENCE_MAX_CHARS]
+        raise TemplateRefused(
+            f"The model's chat template refuses 'messages': {sentence}", param="messages"
+        ) from error
+    except _TEMPLATE_FAULTS as error:  # their texts may quote the prompt
+        raise TemplateRefused(
+            "The model's chat template cannot express 'messages' of this form "
+            f"({type(error).__name__}).",
+            param="messages",
+        ) from error
+
+
+def _template_text(template: str | Mapping[str, str]) -> str:
+    """Return the source of a template, of all of them where there are several by name."""
+    return template if isinstance(template, str) else "\n".join(template.values())
+
+
+def _parameters(tokenizer: Any) -> frozenset[str]:
+    """Return the names that a client's option would set beside the template's own variables."""
+    signature = inspect.signature(tokenizer.apply_chat_template)
+    return frozenset(signature.parameters) | frozenset(tokenizer.special_tokens_map)
+
+
+def _tool_style(source: str) -> ToolStyle | None:
+    """Return how calls are written, told by the marks in a template's source."""
+    if any(mark in source for mark in _XML_CALLS):
+        return None
+    if "[TOOL_CALLS]" in source:
+        return ToolStyle.MISTRAL
+    if "<tool_call>" in source:
+        return ToolStyle.HERMES
+    if "<|python_tag|>" in source or ('"parameters": ' in source and "ipython" in source):
+        return ToolStyle.LLAMA
+    return None

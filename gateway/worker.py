@@ -1,0 +1,60 @@
+"""One worker process: the application on an inherited socket. Started by `gateway.serve`."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from gateway.app import create_app
+from gateway.assignment import Assignment
+from gateway.book import Book
+from gateway.keys import load_pepper
+
+_IDLE_SECONDS = 75  # longer than load balancers keep theirs, so that they never race a close
+_BACKLOG = 2048
+
+
+def main(argument: str) -> int:
+    """Serve until SIGTERM, then finish what is under way and return 0."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # uvicorn raises the signal again once it has shut down: with this handler that is an
+    # ordinary end.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    uvloop.run(_serve(Assignment.parse(argument)))
+    return 0
+
+
+async def _serve(assignment: Assignment) -> None:
+    settings = assignment.settings()
+    data_dir = Path(assignment.data_dir)
+    book = await Book.open(settings.store.book or data_dir)
+    try:
+        app = create_app(settings, book=book, pepper=load_pepper(data_dir))
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=_BACKLOG,
+            timeout_keep_alive=_IDLE_SECONDS,
+            timeout_graceful_shutdown=int(settings.server.drain_seconds),
+        )
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again
+        await uvicorn.Server(config).serve(sockets=[socket.socket(fileno=assignment.fd)])
+    finally:
+        await book.aclose()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
