@@ -71,10 +71,12 @@ class Plan:
 class Decoder(Protocol):
     """One stream's state: bytes in, OpenAI's chunk objects out (`choices`, maybe `usage`).
 
-    `done` turns true when nothing more is wanted: the upstream may then be closed.
+    `done` turns true when nothing more is wanted; `ended` when the upstream has said its last
+    word, so that only the end of the body is to come. Done but not ended: it must be cut off.
     """
 
     done: bool
+    ended: bool
 
     def feed(self, data: bytes) -> list[Json]:
         """Return the chunks completed by `data`. Raises UpstreamError for an error event."""

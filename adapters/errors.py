@@ -2,8 +2,8 @@
 
 DialectError                 the request cannot be said in this dialect: the client's 400
 UpstreamError                anything that went wrong beyond the gateway
-  Unreachable                no connection (refused, reset, DNS, TLS)
-  TimedOut                   connect, first byte or the whole took longer than allowed
+  Unreachable                no connection (refused, DNS, TLS, too slow): nothing was sent
+  TimedOut                   the first byte or the whole took longer than allowed
   Interrupted                the answer broke off, or is not what its protocol allows
   ModelLoading               cold: ask again after `retry_after_seconds`
   Overloaded                 429 or 503: too much to do now

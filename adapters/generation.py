@@ -147,13 +147,13 @@ class NativeText:
 class StreamDecoder:
     """One native stream: an event per token, the last with `generated_text` and `details`."""
 
-    __slots__ = ("_choice", "_events", "_tokens", "done")
+    __slots__ = ("_choice", "_events", "_tokens", "done", "ended")
 
     def __init__(self, request: Request, call: Call) -> None:
         self._events = EventParser()
         self._choice = ChoiceText(request, call.index)
         self._tokens = 0
-        self.done = False
+        self.done = self.ended = False
 
     def feed(self, data: bytes) -> list[Json]:
         """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
@@ -174,7 +174,8 @@ class StreamDecoder:
         if event.token is not None:
             self._tokens += 1
             choices = self._choice.add(event.token.generated(event.top_tokens))
-        if self._choice.stopped or event.details or event.generated_text is not None:
+        self.ended = bool(event.details) or event.generated_text is not None
+        if self.ended or self._choice.stopped:
             return self._last(choices, event.details)
         return [{"choices": [choice]} for choice in choices]
 

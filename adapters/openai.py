@@ -49,12 +49,12 @@ class OpenAIDialect:
 class StreamDecoder:
     """One stream of chunk objects. It is whole once a finish reason or `[DONE]` was seen."""
 
-    __slots__ = ("_events", "_finished", "done")
+    __slots__ = ("_events", "_finished", "done", "ended")
 
     def __init__(self) -> None:
         self._events = EventParser()
         self._finished = False
-        self.done = False
+        self.done = self.ended = False
 
     def feed(self, data: bytes) -> list[Json]:
         """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
@@ -71,7 +71,7 @@ class StreamDecoder:
         chunks = []
         for payload in payloads:
             if payload == b"[DONE]":
-                self.done = True
+                self.done = self.ended = True
                 break
             chunk = _parse(payload)
             choices = chunk.get("choices")

@@ -16,8 +16,8 @@ from adapters.errors import Misconfigured, ModelMissing, TimedOut, Unreachable, 
 from adapters.http import Timeouts
 from adapters.http import Upstream as Server
 from gateway.coldstart import ColdStart
+from gateway.config import ConfigError, Settings
 from gateway.config import Model as ModelSettings
-from gateway.config import Settings
 from gateway.config import Upstream as UpstreamSettings
 from gateway.errors import model_not_found
 from gateway.keys import Caller
@@ -132,17 +132,20 @@ class Catalog:
 def _upstream(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport) -> Upstream:
     key = settings.api_key()
     total = settings.timeout_seconds
-    server = Server(
-        settings.name,
-        _base_url(settings),
-        transport=transport,
-        headers={"authorization": f"Bearer {key}"} if key else {},
-        timeouts=Timeouts(
-            connect_seconds=settings.connect_timeout_seconds,
-            first_byte_seconds=settings.first_byte_timeout_seconds or total,
-            total_seconds=total,
-        ),
-    )
+    try:
+        server = Server(
+            settings.name,
+            _base_url(settings),
+            transport=transport,
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeouts=Timeouts(
+                connect_seconds=settings.connect_timeout_seconds,
+                first_byte_seconds=settings.first_byte_timeout_seconds or total,
+                total_seconds=total,
+            ),
+        )
+    except ValueError as exc:
+        raise ConfigError(f"upstreams: {exc}") from None
     return Upstream(server, settings.dialect, settings.load_wait_seconds)
 
 

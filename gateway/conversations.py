@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, Any]
@@ -26,17 +27,25 @@ class TemplateRefused(Exception):
         self.code = code
 
 
-def plain_messages(
-    messages: Sequence[Mapping[str, Any]], *, knows_developer: bool, arguments_as_text: bool
-) -> list[Message]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wants:
+    """What one template wants of messages.
+
+    `developer`: it knows that role. `arguments_as_text`: it joins the arguments of calls to
+    text. `content_with_calls`: it reads the content beside calls, so there must be one.
+    """
+
+    developer: bool = False
+    arguments_as_text: bool = False
+    content_with_calls: bool = False
+
+
+def plain_messages(messages: Sequence[Mapping[str, Any]], *, wants: Wants) -> list[Message]:
     """Return the messages with content as one string, calls as objects and templates' roles.
 
     Raises TemplateRefused for content that is no text, naming where it stands.
     """
-    return [
-        _plain(message, index, knows_developer, arguments_as_text)
-        for index, message in enumerate(messages)
-    ]
+    return [_plain(message, index, wants) for index, message in enumerate(messages)]
 
 
 def merged_messages(messages: Iterable[Message]) -> list[Message]:
@@ -79,11 +88,9 @@ def _size(content: Any) -> int:
     return len(content) if isinstance(content, str) else 0
 
 
-def _plain(
-    message: Mapping[str, Any], index: int, knows_developer: bool, arguments_as_text: bool
-) -> Message:
+def _plain(message: Mapping[str, Any], index: int, wants: Wants) -> Message:
     plain = {key: value for key, value in message.items() if value is not None}
-    if plain["role"] == "developer" and not knows_developer:
+    if plain["role"] == "developer" and not wants.developer:
         plain["role"] = "system"
     elif plain["role"] == "function":
         plain["role"] = "tool"
@@ -95,9 +102,10 @@ def _plain(
         plain.setdefault("tool_calls", [{"type": "function", "function": call}])
     if not plain.get("tool_calls"):
         plain.pop("tool_calls", None)
-        plain.setdefault("content", "")
-    elif not arguments_as_text:
+    elif not wants.arguments_as_text:
         plain["tool_calls"] = [_with_arguments(call) for call in plain["tool_calls"]]
+    if "tool_calls" not in plain or wants.content_with_calls:
+        plain.setdefault("content", "")
     return plain
 
 

@@ -101,7 +101,8 @@ async def start(data_dir: Path) -> Stores:
         undo.push_async_callback(supervisor.stop)
         children = (_child(program, state, lock=lock), _child(program, cache, lock=lock))
         on_state, on_cache = await _spawn(supervisor, children)
-        await asyncio.gather(_answers(on_state, state), _answers(on_cache, cache))
+        await _answers(on_state, state)
+        await _answers(on_cache, cache)
         return Stores(
             state_url=f"unix://{quote(str(state.socket))}",
             cache_url=f"unix://{quote(str(cache.socket))}",
@@ -142,13 +143,19 @@ def _places(data_dir: Path) -> tuple[_Place, _Place]:
     """Make the directories and return the places of the state and the cache."""
     # Absolute, because the servers change into their own directory.
     data_dir = data_dir.expanduser().resolve()
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     sockets = _socket_dir(data_dir)
     state = _Place(folder=data_dir / "state", socket=sockets / "state.sock", options=KEEPS_ALL)
     cache = _Place(folder=data_dir / "cache", socket=sockets / "cache.sock", options=FORGETS)
-    for place in (state, cache):
-        place.folder.mkdir(mode=0o700, exist_ok=True)
+    for folder in (data_dir, state.folder, cache.folder):
+        _make_private(folder)
     return state, cache
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbeddedError(f"{str(folder)!r}: {error.strerror}") from error
 
 
 def _packaged_server() -> str | None:
@@ -170,7 +177,7 @@ def _socket_dir(data_dir: Path) -> Path:
     name = hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
     # Not $XDG_RUNTIME_DIR: it is emptied at logout, whatever still runs.
     short = Path(f"/tmp/dragoman-{os.getuid()}-{name}")  # noqa: S108 (checked below)
-    short.mkdir(mode=0o700, exist_ok=True)
+    _make_private(short)
     found = short.lstat()
     private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
     if not private or found.st_uid != os.getuid():

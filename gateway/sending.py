@@ -43,15 +43,22 @@ class Source:
             self.first = await self._next()
 
     async def chunks(self) -> AsyncIterator[list[Json]]:
-        """Yield the chunks of each read after `first`, then hang up. Raises UpstreamError."""
+        """Yield the chunks of each read after `first`. Raises UpstreamError.
+
+        An upstream that would go on, though nothing more is wanted, is cut off at once.
+        """
         while not self._decoder.done:
             if chunks := await self._next():
                 yield chunks
-        await self.aclose()
+        if not self._decoder.ended:
+            await self._reply.aclose()
 
     async def aclose(self) -> None:
-        """Hang up, unless the answer came to its end."""
-        await self._reply.aclose()
+        """Hang up, unless the answer came to its end: then keep the connection."""
+        if self._decoder.ended:
+            await self._reply.drain()
+        else:
+            await self._reply.aclose()
 
     async def _next(self) -> list[Json]:
         """Return the chunks of one read, none where a frame is not complete yet."""
@@ -68,7 +75,7 @@ class Whole(Source):
 
     def __init__(self, call: Call, reply: Reply, decoder: Decoder, answer: Json) -> None:
         super().__init__(call, reply, decoder)
-        decoder.done = True
+        decoder.done = decoder.ended = True
         choices = [_as_chunk(choice) for choice in answer.get("choices") or ()]
         self.first = [{**answer, "choices": choices}]
 

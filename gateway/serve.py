@@ -31,6 +31,8 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
     """
     began = time.perf_counter()
     settings = load(config, overrides=overrides)
+    for upstream in settings.upstreams:
+        upstream.api_key()  # a missing credential stops the start, not the first request
     supervisor = Supervisor()
     async with AsyncExitStack() as closing:
         listener = closing.enter_context(_listen(settings.server.host, settings.server.port))
@@ -45,7 +47,6 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
             overrides=dict(overrides),
             local_url=_url(local),
         )
-        assignment.settings()  # what is wrong with the upstreams shows here, once
         if settings.is_embedded:
             await supervisor.start(_local_child(local))
         await supervisor.start(*_workers(settings.server, assignment))

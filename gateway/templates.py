@@ -16,7 +16,6 @@ from typing import Any
 
 import jinja2
 
-from adapters.base import ToolStyle
 from gateway.control_tokens import Defuser, control_tokens, printable
 from gateway.conversations import (
     Message,
@@ -25,6 +24,7 @@ from gateway.conversations import (
     merged_messages,
     plain_messages,
 )
+from gateway.template_probes import shows_tools, tool_style_of, wants_of
 
 __all__ = ["Template", "TemplateRefused", "TemplateUnavailable"]
 
@@ -39,16 +39,6 @@ _TEMPLATE_FAULTS = (
 )
 _SENTENCE_MAX_CHARS = 300
 _RESERVED_OPTIONS = frozenset({"messages", "conversation", "conversations", "tools", "documents"})
-_XML_CALLS = ("<function=", "<arg_key>", "<invoke")  # calls that hold no JSON object
-_PROBE_TEXT = "a probe's text"
-_PROBE_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "probe",
-        "description": "Probe.",
-        "parameters": {"type": "object", "properties": {}},
-    },
-}
 
 
 class TemplateUnavailable(Exception):
@@ -85,10 +75,9 @@ class Template:
         bos = tokenizer.bos_token
         self._bos: str = bos or ""
         self.bos_added = bool(bos) and tokenizer.encode("x")[:1] == [tokenizer.bos_token_id]
-        self.takes_tools = self._shows_tools()
-        self._knows_developer = "developer" in text and self._shows_developer()
-        self._arguments_as_text = self._wants_arguments_as_text()
-        self.tool_style = _tool_style(text)
+        self.takes_tools = shows_tools(self._probe)
+        self._wants = wants_of(self._probe, text)
+        self.tool_style = tool_style_of(text)
 
     @classmethod
     def load(cls, source: str, *, max_prompt_bytes: int = 4_000_000) -> Template:
@@ -129,12 +118,7 @@ class Template:
         """
         self._check_options(options or {})
         with _refusing():
-            plain = plain_messages(
-                messages,
-                knows_developer=self._knows_developer,
-                arguments_as_text=self._arguments_as_text,
-            )
-            chat = self._defuser.value(plain)
+            chat = self._defuser.value(plain_messages(messages, wants=self._wants))
             shown = self._defuser.value(list(tools)) if tools else None
             extra = self._defuser.value(dict(options or {}))
         try:
@@ -207,6 +191,17 @@ class Template:
             )
         return prompt
 
+    def _probe(self, chat: list[Message], tools: list[Any] | None) -> str | None:
+        """Return a probe's prompt, None if refused. Raises TemplateUnavailable: syntax error."""
+        try:
+            return self._applied(chat, tools, {})
+        except TemplateRefused as refused:
+            if isinstance(refused.__cause__, jinja2.TemplateSyntaxError):
+                raise TemplateUnavailable(
+                    f"The chat template of {self.source!r} cannot be read: {refused.__cause__}"
+                ) from refused
+            return None
+
     def _sendable(self, prompt: str, *, upstream_adds_bos: bool) -> str:
         if upstream_adds_bos and self.bos_added:
             prompt = prompt.removeprefix(self._bos)
@@ -217,47 +212,6 @@ class Template:
                 code="context_length_exceeded",
             )
         return prompt
-
-    def _shows_tools(self) -> bool:
-        """Try whether a tool changes the prompt. Raises TemplateUnavailable for a syntax error."""
-        chat: list[Message] = [{"role": "user", "content": "x"}]
-        try:
-            return self._applied(chat, [_PROBE_TOOL], {}) != self._applied(chat, None, {})
-        except TemplateRefused as refused:
-            if isinstance(refused.__cause__, jinja2.TemplateSyntaxError):
-                raise TemplateUnavailable(
-                    f"The chat template of {self.source!r} cannot be read: {refused.__cause__}"
-                ) from refused
-            return False
-
-    def _shows_developer(self) -> bool:
-        """Try whether a developer's message gets through; some templates drop it."""
-        chat: list[Message] = [
-            {"role": "developer", "content": _PROBE_TEXT},
-            {"role": "user", "content": "x"},
-        ]
-        try:
-            return _PROBE_TEXT in self._applied(chat, None, {})
-        except TemplateRefused:
-            return False
-
-    def _wants_arguments_as_text(self) -> bool:
-        """Try whether only arguments in a string can be rendered."""
-        return not self._renders_call({}) and self._renders_call("{}")
-
-    def _renders_call(self, arguments: Any) -> bool:
-        function = {"name": "probe", "arguments": arguments}
-        call = {"id": "probe0000", "type": "function", "function": function}
-        chat: list[Message] = [
-            {"role": "user", "content": "x"},
-            {"role": "assistant", "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": "probe0000", "name": "probe", "content": "x"},
-        ]
-        try:
-            self._applied(chat, None, {})
-        except TemplateRefused:
-            return False
-        return True
 
 
 @contextmanager
@@ -287,16 +241,3 @@ def _parameters(tokenizer: Any) -> frozenset[str]:
     """Return the names that a client's option would set beside the template's own variables."""
     signature = inspect.signature(tokenizer.apply_chat_template)
     return frozenset(signature.parameters) | frozenset(tokenizer.special_tokens_map)
-
-
-def _tool_style(source: str) -> ToolStyle | None:
-    """Return how calls are written, told by the marks in a template's source."""
-    if any(mark in source for mark in _XML_CALLS):
-        return None
-    if "[TOOL_CALLS]" in source:
-        return ToolStyle.MISTRAL
-    if "<tool_call>" in source:
-        return ToolStyle.HERMES
-    if "<|python_tag|>" in source or ('"parameters": ' in source and "ipython" in source):
-        return ToolStyle.LLAMA
-    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -135,28 +135,37 @@ class TextModel:
     ) -> Whole:
         check_whole(request.parameters, self._limits)
         job = await self._plan(request)
-        generations: list[Generation] = []
-        try:
-            for number in range(request.parameters.best_of or 1):
-                wanted = job.reseeded() if number else job
-                generations.append(self._engine.start(wanted))
-            results = await asyncio.gather(*map(_result, generations))
-        finally:
-            for generation in generations:
-                generation.cancel()
+        others = (request.parameters.best_of or 1) - 1
+        first, results = await self._run([job, *(job.reseeded() for _ in range(others))])
         timings = Timings(
             arrived_at=arrived_at,
-            queued_at=generations[0].queued_at,
-            started_at=generations[0].started_at,
+            queued_at=first.queued_at,
+            started_at=first.started_at,
             ended_at=time.perf_counter(),
         )
-        results.sort(key=lambda result: result.mean_logprob, reverse=True)
-        prefill = (await self._pieces(request.inputs))[-len(job.prompt) :]
+        prefill: list[Piece] = []
+        if request.parameters.decoder_input_details:
+            prefill = (await self._pieces(request.inputs))[-len(job.prompt) :]
         answer = wire_answer.render_generation(request, results, prefill=prefill)
         return Whole(
             body=msgspec.json.encode([answer] if operation is Operation.PREDICT else answer),
             headers=wire_answer.whole_headers(request, results[0], timings),
         )
+
+    async def _run(self, jobs: Sequence[Job]) -> tuple[Generation, list[Result]]:
+        """Run `jobs` side by side. Return the first one's generation and all results, best first.
+
+        Raises Problem, or is cancelled; then none of them runs on.
+        """
+        generations: list[Generation] = []
+        try:
+            for job in jobs:
+                generations.append(self._engine.start(job))
+            results = await asyncio.gather(*map(_result, generations))
+        finally:
+            for generation in generations:
+                generation.cancel()
+        return generations[0], sorted(results, key=lambda r: r.mean_logprob, reverse=True)
 
 
 class TextStream:

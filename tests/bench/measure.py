@@ -48,7 +48,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """What one visit measured; `hit_us` is None for a gateway that does not cache."""
+    """What one visit measured; `hit_us` is None when nothing was cached."""
 
     request_us: float
     token_us: float

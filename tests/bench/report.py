@@ -110,7 +110,7 @@ BUDGETS = (
     Budget("added time to first token, p50 ms", 2.0, lambda own, _: own.added_p50_ms),
     Budget("added time to first token, p99 ms", 10.0, lambda own, _: own.added_p99_ms),
     Budget("CPU per cache hit ÷ a miss", 0.6, lambda own, _: _hit_ratio(own)),
-    Budget("start to first answer, s", 1.5, lambda own, _: own.answer_seconds),
+    Budget("start to first answer, s", 1.5, lambda own, _: own.answer_seconds, templates=False),
     Budget("memory of a worker, MiB", 100.0, lambda own, _: own.largest_mib, templates=False),
 )
 

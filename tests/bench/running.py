@@ -37,7 +37,8 @@ class Running:
 async def running(launch: Launch, *, log: Path, core: int | None) -> AsyncIterator[Running]:
     """Start the gateway on `core`, wait for its first answer, and end it on the way out.
 
-    Its output goes to `log`. Raises Unavailable when it exits, or answers nothing in time.
+    Its output goes to `log`. Raises Unavailable when it exits or is not ready in two minutes,
+    WrongAnswer when it refuses the request.
     """
     spawned_at = perf_counter()
     process = _spawn(launch, log=log, core=core)
@@ -70,20 +71,26 @@ def _spawn(launch: Launch, *, log: Path, core: int | None) -> subprocess.Popen[b
 async def _first_answers(
     launch: Launch, process: subprocess.Popen[bytes], *, log: Path
 ) -> tuple[float, float]:
-    """Return when the health path and the model first answered 200; both are asked at the same time."""
+    """Return when the health path and the model, both asked at once, first answered 200.
+
+    Raises Unavailable when that does not come about, WrongAnswer when the gateway refuses.
+    """
     target = launch.target
     health = f"GET {launch.health_path} HTTP/1.1\r\nhost: {target.host}\r\n\r\n".encode()
     question = target.request("Name one fruit.", tokens=1)
     polls = [_Poll(target, request, process) for request in (health, question)]
     try:
-        async with asyncio.timeout(_START_SECONDS):
-            health_at, answer_at = await asyncio.gather(*(poll.first_200() for poll in polls))
+        async with asyncio.timeout(_START_SECONDS), asyncio.TaskGroup() as group:
+            health_at, answer_at = (group.create_task(poll.first_200()) for poll in polls)
     except TimeoutError as error:
         seen = [poll.seen[:300] for poll in polls]
         raise Unavailable(f"no 200 in {_START_SECONDS:.0f} s, but {seen!r}") from error
-    except ChildProcessError as error:
-        raise Unavailable(f"{error}: {_tail(log)}") from error
-    return health_at, answer_at
+    except ExceptionGroup as failures:
+        (error, *_) = failures.exceptions
+        if isinstance(error, ChildProcessError):
+            raise Unavailable(f"{error}: {_tail(log)}") from error
+        raise error from None
+    return health_at.result(), answer_at.result()
 
 
 class _Poll:
@@ -107,7 +114,7 @@ class _Poll:
                 self.seen = await self._ask()
             answered_at = perf_counter()
             if self.seen.startswith(_REFUSALS):
-                raise WrongAnswer(f"refused: {self.seen.decode()[-400:]}")
+                raise WrongAnswer(f"refused: {self.seen[-400:]!r}")
             await asyncio.sleep(_POLL_SECONDS)
         return answered_at
 

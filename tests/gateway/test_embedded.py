@@ -236,6 +236,23 @@ async def test_servers_that_survived_their_gateway_are_shut_down_first(tmp_path:
     await started.stop()
 
 
+async def test_server_that_is_slow_to_leave_is_waited_for(tmp_path: Path) -> None:
+    owner = Owner(tmp_path)
+    leaving = pid_of(owner.urls[0])
+    os.kill(leaving, signal.SIGSTOP)
+    owner.kill()
+
+    starting = asyncio.create_task(embedded.start(tmp_path))
+    await asyncio.wait([starting], timeout=0.2)
+    waited = not starting.done()
+    os.kill(leaving, signal.SIGCONT)
+    started = await starting
+
+    assert waited
+    assert pid_of(started.state_url) != leaving
+    await started.stop()
+
+
 async def test_server_that_loads_its_file_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +307,8 @@ async def test_server_that_does_not_come_up_is_told_and_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setenv("DRAGOMAN_REDIS_SERVER", "false")
     with pytest.raises(ServerFailed, match=r"the state server ended with code 1.*server\.log"):
-        await embedded.start(tmp_path)
+        async with asyncio.timeout(5):
+            await embedded.start(tmp_path)
 
     monkeypatch.delenv("DRAGOMAN_REDIS_SERVER")
     await (await embedded.start(tmp_path)).stop()
@@ -306,6 +324,13 @@ async def test_program_that_cannot_run_is_told(
 
     with pytest.raises(ServerFailed, match="program"):
         await embedded.start(tmp_path)
+
+
+async def test_data_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(EmbeddedError, match=r"file.*: (Not a directory|File exists)"):
+        await embedded.start(tmp_path / "file")
 
 
 def test_named_server_is_taken_before_all_others() -> None:

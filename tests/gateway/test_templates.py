@@ -112,7 +112,17 @@ def test_absent_content_is_never_the_word_none(made):
         {"role": "assistant", "content": None, "refusal": "No."},
         *_user(None),
     ]
+    joining = "{% for m in messages %}{{ m.role + '=' + m.content }};{% endfor %}"
     assert made(ECHO).render(messages) == "user=;assistant=No.;user=;assistant="
+    assert made(joining).render(messages) == "user=;assistant=No.;user=;"
+
+
+def test_a_template_that_reads_the_content_beside_calls_gets_one(made):
+    source = "{% for m in messages %}{{ m.content + '' }}{% for c in m.tool_calls %}"
+    template = made(
+        source + "{{ c.function.name }}{{ c.function.arguments.a }}{% endfor %};{% endfor %}"
+    )
+    assert template.render([*_user("x"), _call('{"a": 1}'), *_user("y")]) == "x;f1;y;"
 
 
 def test_arguments_of_calls_reach_the_template_as_objects(made):
@@ -123,9 +133,9 @@ def test_arguments_of_calls_reach_the_template_as_objects(made):
 
 
 def test_a_template_that_joins_arguments_to_text_gets_text(made):
-    source = "{% for m in messages %}{% for c in m.tool_calls %}{{ 'x' + c.function.arguments }}"
-    template = made(source + "{% endfor %}{{ m.content }}{% endfor %}")
-    assert template.render([_call('{"a":  1}'), *_user("y")]) == 'x{"a":  1}y'
+    source = "{% for m in messages %}{% for c in m.tool_calls %}{% set f = c.function %}"
+    template = made(source + "{{ f.name + f.arguments }}{% endfor %}{{ m.content }}{% endfor %}")
+    assert template.render([_call('{"a":  1}'), *_user("y")]) == 'f{"a":  1}y'
 
 
 def test_the_legacy_function_role_is_a_tool(made):
@@ -265,7 +275,7 @@ def test_defused_text_holds_no_token_and_loses_no_character(parts):
     assert defused.replace("\u200b", "") == text
 
 
-@given(content=st.text(alphabet=st.characters(codec=None)))
+@given(content=st.text(alphabet=st.characters(exclude_categories=())))
 def test_any_text_renders_to_what_utf8_can_hold(tokenizer, content):
     template = Template(tokenizer, source="local")
     prompt = template.render(_user(content))

@@ -190,6 +190,15 @@ def test_characters_of_several_tokens_are_counted_and_come_whole(
     assert "\ufffd" not in stream[-1]["generated_text"]
 
 
+def test_a_length_inside_a_character_leaves_it_out(client: httpx.Client) -> None:
+    """The next character takes three tokens, of which one is allowed."""
+    answer = _generate(client, "日本語日本語日本語日本", max_new_tokens=1)
+
+    assert answer["generated_text"] == ""
+    assert answer["details"]["finish_reason"] == "length"
+    assert len(answer["details"]["tokens"]) == 1
+
+
 def test_repetition_penalty_changes_a_greedy_text(client: httpx.Client) -> None:
     prompt = "one two one two one two one two"
     plain, penalised = (
