@@ -68,8 +68,7 @@ class ToolParser:
         self.style = style
         self._form = FORMS[style]
         self._names = frozenset(tool_names)
-        self._parallel = parallel
-        self._new_id = new_id
+        self._parallel, self._new_id = parallel, new_id
         self._count = 0
         self._buffer = ""  # not looked at yet
         self._pending = ""  # read, and content again should no call follow
@@ -207,11 +206,8 @@ class ToolParser:
 
     def _object_rest(self, final: bool) -> bool:
         """Read what follows the arguments inside the object: its end, or keys of no interest."""
-        text = self._buffer.lstrip()
-        if not text:
-            return False
         end = self._scanner.end_in(self._buffer)
-        if text[0] not in ",}" or self._scanner.broken:
+        if self._buffer.lstrip()[:1] not in ",}" or self._scanner.broken:
             return self._give_up(self._elsewhere)
         if end is None:
             return False

@@ -285,7 +285,7 @@ def _call_delta(call: Json, state: _ChoiceState) -> Json | None:
         "type": call.get("type") or "function",
         "function": {
             "name": function.get("name") or "",
-            "arguments": _arguments(arguments) if arguments else "",
+            "arguments": "" if arguments is None else _arguments(arguments),
         },
     }
 

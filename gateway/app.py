@@ -26,6 +26,7 @@ from gateway.relay import Relay
 from gateway.routes.openai import openai_router
 from gateway.routes.ops import ops_router
 from gateway.routes.schema import describe_text_routes
+from gateway.store import Stores
 from gateway.template_shelf import TemplateShelf
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,13 @@ def create_app(
     *,
     book: Book,
     pepper: bytes,
+    stores: Stores | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> Litestar:
-    """Return the gateway over an open book. `transport` reaches the upstreams (tests give one).
+    """Return the gateway over an open book.
+
+    `stores` are asked by `/ready`, if there are any. `transport` reaches the upstreams; both are
+    closed at the end.
 
     Raises ConfigError when a credential that the settings name is not there.
     """
@@ -57,9 +62,9 @@ def create_app(
                 max_body_bytes=settings.server.max_body_bytes,
                 keep_alive_seconds=settings.server.keep_alive_seconds,
             ),
-            ops_router(lambda: _missing(shelf)),
+            ops_router(lambda: _missing(shelf, stores)),
         ],
-        lifespan=[_lifespan(shelf, transport)],
+        lifespan=[_lifespan(shelf, stores, transport)],
         exception_handlers={
             GatewayError: _answer_gateway_error,
             HTTPException: _answer_http_error,
@@ -81,22 +86,27 @@ def create_app(
 
 
 def _lifespan(
-    shelf: TemplateShelf, transport: httpx.AsyncBaseTransport
+    shelf: TemplateShelf, stores: Stores | None, transport: httpx.AsyncBaseTransport
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
             closing.push_async_callback(transport.aclose)
+            if stores:
+                await closing.enter_async_context(stores)
             await closing.enter_async_context(shelf)
             yield
 
     return lifespan
 
 
-def _missing(shelf: TemplateShelf) -> list[str]:
+async def _missing(shelf: TemplateShelf, stores: Stores | None) -> list[str]:
     """Return what keeps the gateway from serving all its models."""
-    pending = [f"template {source!r}: loading" for source in shelf.pending]
-    return pending + [f"template {source!r}: {why}" for source, why in shelf.failed.items()]
+    return [
+        *(f"template {source!r}: loading" for source in shelf.pending),
+        *(f"template {source!r}: {why}" for source, why in shelf.failed.items()),
+        *(await stores.missing() if stores else []),
+    ]
 
 
 def _answer_gateway_error(_: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:

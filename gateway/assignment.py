@@ -10,13 +10,18 @@ from gateway.config import Settings, load, with_local_upstream
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """`fd`: the socket to accept from. `overrides`: `[server]` keys from the command line."""
+    """`fd`: the socket to accept from. `overrides`: `[server]` keys from the command line.
+
+    The URLs are of servers that run here, or of those that the configuration names.
+    """
 
     fd: int
     data_dir: str
     config: str | None
     overrides: dict[str, str | int]
     local_url: str
+    state_url: str
+    cache_url: str
 
     def settings(self) -> Settings:
         """Return the settings, the embedded upstream included. Raises ConfigError."""

@@ -25,7 +25,7 @@ _EXPOSED = (
     b"x-dragoman-cache, x-dragoman-model, x-dragoman-upstream, x-dragoman-upstream-ms, "
     b"x-dragoman-ignored"
 )
-_CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED))
+CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED))
 _METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 
 
@@ -41,7 +41,7 @@ class Edge:
             return
         began = time.perf_counter()
         request_id = uuid7()
-        head = ((b"x-request-id", request_id.encode()), *_CORS)
+        head = ((b"x-request-id", request_id.encode()), *CORS)
 
         async def send_with_head(message: Message) -> None:
             if message["type"] == "http.response.start":

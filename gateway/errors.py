@@ -164,6 +164,14 @@ _SENTENCES: dict[str, tuple[str, str]] = {
         "array_above_max_length",
         "Invalid {name}: expected at most {max_length} items, but got {actual_length}.",
     ),
+    "string_too_short": (
+        "empty_string",
+        "Invalid {name}: expected a string of at least {min_length} characters.",
+    ),
+    "string_too_long": (
+        "string_above_max_length",
+        "Invalid {name}: expected a string of at most {max_length} characters.",
+    ),
     "literal_error": (
         "invalid_value",
         "Invalid value for {name}: {input}. Supported values are: {expected}.",
@@ -185,8 +193,10 @@ _WANTED = {
     "bool_type": "a boolean",
     "list_type": "an array",
     "dict_type": "an object",
+    "model_attributes_type": "an object",
     "finite_number": "a finite number",
 }
+_LONGEST = 60  # characters of a client's text that are repeated to it
 _NAMES = {
     str: "a string",
     bool: "a boolean",
@@ -199,19 +209,18 @@ _NAMES = {
 def from_validation(found: Sequence[Mapping[str, Any]], body: Any) -> BadRequest:
     """Return OpenAI's form of pydantic's errors over `body`, the decoded request.
 
-    Of several (a union fails once per branch) the one that leads deepest into the body counts.
+    Of several (a union fails once per branch) the one that leads farthest into the body counts;
+    at one place, what says more than that the type is wrong.
     """
     places = [_place(error, body) for error in found]
-    path, value, error = max(places, key=lambda place: len(place[0]))
+    path, value, error = max(places, key=_weight)
     kind, context = error["type"], error.get("ctx", {})
     param = _spell(path) or None
     name = repr(param) if param else "the body"
     if kind in _SENTENCES:
         code, sentence = _SENTENCES[kind]
-        shown = context.get("tag") or _short(value)
-        return BadRequest(
-            sentence.format(**{**context, "name": name, "input": shown}), code=code, param=param
-        )
+        message = sentence.format(**{**context, "name": name, "input": _short(value)})
+        return BadRequest(message, code=code, param=param)
     kinds = [error["type"] for where, _, error in places if where == path]
     wanted = " or ".join(dict.fromkeys(_WANTED.get(kind, "another type") for kind in kinds))
     message = f"Invalid type for {name}: expected {wanted}, but got {_name(value)} instead."
@@ -234,16 +243,23 @@ def _place(error: Mapping[str, Any], body: Any) -> _Place:
         if inside:
             body = body[step]
             path.append(step)
-    tag = error.get("ctx", {}).get("discriminator", "").strip("'")
     if error["type"] == "missing":
         path.append(error["loc"][-1])
-    elif error["type"].startswith("union_tag") and tag.isidentifier():
+    elif error["type"].startswith("union_tag"):
+        tag = error["ctx"]["discriminator"].strip("'")
         path.append(tag)
+        body = body.get(tag)
     return path, body, error
 
 
+def _weight(place: _Place) -> tuple[int, list[int], bool]:
+    path, _, error = place
+    return len(path), [step for step in path if isinstance(step, int)], error["type"] in _SENTENCES
+
+
 def _spell(path: list[int | str]) -> str:
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)[1:]
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step[:_LONGEST]}" for step in path)
+    return "".join(steps)[1:]
 
 
 def _name(value: Any) -> str:
@@ -251,5 +267,7 @@ def _name(value: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST] + "..."
+    return repr(text) if isinstance(value, str) else text

@@ -6,11 +6,11 @@ Every request takes this way, whatever its task and the protocol that it came by
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from adapters.base import Call, Json, Request, Task
+from adapters.base import Json, Plan, Request, Task
 from adapters.errors import DialectError, UpstreamError
 from gateway import sending
 from gateway.answers import Head, StreamEncoder, render_answer
@@ -22,6 +22,17 @@ from gateway.streaming import AnswerStream
 from gateway.usage import UsageMeter
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where an exchange goes, and what is sent there."""
+
+    model: Model
+    target: Target
+    request: Request
+    plan: Plan
+    meter: UsageMeter
+
+
 @dataclass(slots=True, kw_only=True)
 class Exchange:
     """One request: what came in, and what became of it."""
@@ -31,21 +42,23 @@ class Exchange:
     caller: Caller
     body: Json
     wait_for_model: bool = True
-    model: Model | None = None
-    target: Target | None = None
-    ignored: tuple[str, ...] = ()
+    route: Route | None = None
     upstream_ms: float = 0
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def head(self) -> Head:
+    @property
+    def is_stream(self) -> bool:
+        """Whether the client asked for events. Its `Accept` says nothing: SDKs send JSON's."""
+        return self.body.get("stream") is True
+
+    def head(self, model: Model) -> Head:
         """Return what all objects of the answer share."""
-        assert self.model is not None  # noqa: S101 (set before anything is sent)
         return Head(
             task=self.task,
             id=self.id.replace("-", ""),
             created=self.created,
             model=self.body["model"],
-            fingerprint=self.model.fingerprint,
+            fingerprint=model.fingerprint,
         )
 
     @contextmanager
@@ -56,11 +69,6 @@ class Exchange:
             yield
         finally:
             self.upstream_ms += (time.perf_counter() - began) * 1000
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the client asked for events. Its `Accept` says nothing: SDKs send JSON's."""
-        return self.body.get("stream") is True
 
 
 class Relay:
@@ -75,57 +83,53 @@ class Relay:
 
         Raises GatewayError, but never once a stream has begun.
         """
-        body = exchange.body
-        model = self._catalog.resolve(body["model"], exchange.caller, task=Task.CHAT)
+        model = self._catalog.resolve(exchange.body["model"], exchange.caller, task=Task.CHAT)
         target = model.pick()
-        exchange.model, exchange.target = model, target
+        send = self._stream if exchange.is_stream else self._fetch
         try:
-            request = await self._prompts.translate(exchange.task, body, model, target)
-            plan = target.upstream.dialect.plan(request)
-            exchange.ignored = plan.ignored
-            meter = UsageMeter(request, count=self._prompts.counter(model))
-            if exchange.is_stream:
-                return await self._stream(exchange, target, request, plan.calls, meter)
-            return await self._fetch(exchange, target, request, plan.calls, meter)
+            exchange.route = await self._find_route(exchange, model, target)
+            answer = await send(exchange, exchange.route)
         except DialectError as exc:
             raise from_dialect(exc) from None
         except UpstreamError as exc:
             target.note(exc)
             raise from_upstream(exc) from exc
-
-    async def _fetch(
-        self,
-        exchange: Exchange,
-        target: Target,
-        request: Request,
-        calls: Sequence[Call],
-        meter: UsageMeter,
-    ) -> bytes:
-        with exchange.waiting():
-            answers = await sending.fetch(target, request, calls, wait=exchange.wait_for_model)
         target.note(None)
+        return answer
+
+    async def _find_route(self, exchange: Exchange, model: Model, target: Target) -> Route:
+        request = await self._prompts.translate(exchange.task, exchange.body, model, target)
+        plan = target.upstream.dialect.plan(request)
+        meter = UsageMeter(request, count=self._prompts.counter(model))
+        return Route(model, target, request, plan, meter)
+
+    async def _fetch(self, exchange: Exchange, route: Route) -> bytes:
+        """Return the body of a whole answer. Raises UpstreamError."""
+        calls = route.plan.calls
+        with exchange.waiting():
+            answers = await sending.fetch(
+                route.target, route.request, calls, wait=exchange.wait_for_model
+            )
         for call, answer in zip(calls, answers, strict=True):
-            meter.record(call, answer.get("usage") or {}, text=_text_of(answer))
-        return render_answer(exchange.head(), answers, await meter.total())
+            route.meter.record(call, answer.get("usage") or {}, text=_text_of(answer))
+        return render_answer(exchange.head(route.model), answers, await route.meter.total())
 
-    async def _stream(
-        self,
-        exchange: Exchange,
-        target: Target,
-        request: Request,
-        calls: Sequence[Call],
-        meter: UsageMeter,
-    ) -> AnswerStream:
+    async def _stream(self, exchange: Exchange, route: Route) -> AnswerStream:
+        """Return the frames, once every upstream stream has sent its first event.
+
+        Raises UpstreamError.
+        """
         with exchange.waiting():
-            sources = await sending.stream(target, request, calls, wait=exchange.wait_for_model)
-        target.note(None)
+            sources = await sending.stream(
+                route.target, route.request, route.plan.calls, wait=exchange.wait_for_model
+            )
         options = exchange.body.get("stream_options") or {}
         encoder = StreamEncoder(
-            exchange.head(),
+            exchange.head(route.model),
             choices=_choices(exchange.body),
             include_usage=options.get("include_usage") is True,
         )
-        return AnswerStream(sources, encoder, meter)
+        return AnswerStream(sources, encoder, route.meter)
 
 
 def _choices(body: Json) -> int:

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway import __version__, embedded
 from gateway.assignment import Assignment
 from gateway.book import Book
-from gateway.config import Server, Settings, load
+from gateway.config import Server, Settings, Store, load
 from gateway.keys import FirstRun, first_run, load_pepper
 from gateway.supervisor import Child, Supervisor
 
@@ -22,6 +23,15 @@ _BACKLOG = 2048
 _LOCAL_DRAIN_SECONDS = 2.0
 _GRACE_SECONDS = 5.0  # for what a worker still has to do once its streams are drained
 _START_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Stores:
+    """Where the stores are, and a few words about them."""
+
+    state_url: str
+    cache_url: str
+    name: str
 
 
 async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, str | int]) -> int:
@@ -37,7 +47,7 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
     async with AsyncExitStack() as closing:
         listener = closing.enter_context(_listen(settings.server.host, settings.server.port))
         local = closing.enter_context(_listen("127.0.0.1", 0))
-        stores = await _start_stores(settings, data_dir, closing)
+        stores = await _start_stores(settings.store, data_dir, closing)
         made = await _first_run(settings, data_dir)
         closing.push_async_callback(supervisor.stop)
         assignment = Assignment(
@@ -46,13 +56,17 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
             config=str(config) if config else None,
             overrides=dict(overrides),
             local_url=_url(local),
+            state_url=stores.state_url,
+            cache_url=stores.cache_url,
         )
         if settings.is_embedded:
             await supervisor.start(_local_child(local))
         await supervisor.start(*_workers(settings.server, assignment))
         ending = asyncio.create_task(supervisor.run())
         if await _answers(listener, ending):
-            _announce(settings, listener, stores, data_dir, seconds=time.perf_counter() - began)
+            _announce(
+                settings, listener, stores.name, data_dir, seconds=time.perf_counter() - began
+            )
             _show_keys(made)
         return await ending
 
@@ -65,13 +79,15 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {host}:{port}: {os.strerror(exc.errno or 0)}") from None
 
 
-async def _start_stores(settings: Settings, data_dir: Path, closing: AsyncExitStack) -> str:
-    """Start the embedded pair unless both stores are configured; return a line about them."""
-    if settings.store.state and settings.store.cache:
-        return "state and cache as configured"
-    stores = await embedded.start(data_dir)
-    closing.push_async_callback(stores.stop)
-    return f"{stores.server.name} {stores.server.version} ({stores.server.path})"
+async def _start_stores(store: Store, data_dir: Path, closing: AsyncExitStack) -> _Stores:
+    """Start the embedded pair, unless both stores are configured."""
+    if store.state and store.cache:
+        return _Stores(store.state, store.cache, "as configured")
+    pair = await embedded.start(data_dir)
+    closing.push_async_callback(pair.stop)
+    server = pair.server
+    name = f"{server.name} {server.version} ({server.path})"
+    return _Stores(store.state or pair.state_url, store.cache or pair.cache_url, name)
 
 
 async def _first_run(settings: Settings, data_dir: Path) -> FirstRun | None:
@@ -152,9 +168,10 @@ def _announce(
 
 def _show_keys(made: FirstRun | None) -> None:
     if made:
+        given = "DRAGOMAN_ADMIN_KEY" in os.environ
         print(
             "\nFirst run. These are shown once, so keep them:\n"
             f"  API key    {made.key.text}\n"
-            f"  admin key  {made.admin_key}",
+            f"  admin key  {'as in DRAGOMAN_ADMIN_KEY' if given else made.admin_key}",
             flush=True,
         )

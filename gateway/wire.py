@@ -50,14 +50,9 @@ async def read_json_body(scope: Scope, receive: Receive, *, limit_bytes: int) ->
     length = header(scope, b"content-length")
     if length.isdecimal() and int(length) > limit_bytes:
         raise _too_large(limit_bytes)
-    body, more = await _receive_part(receive)
-    if not more:
-        if len(body) > limit_bytes:
-            raise _too_large(limit_bytes)
-        return body
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            return await _receive_rest(receive, body, limit_bytes)
+            return await _receive_body(receive, limit_bytes)
     except TimeoutError:
         raise BadRequest(
             "The request's body did not arrive in time.", status=408, code="request_timeout"
@@ -186,8 +181,9 @@ async def _receive_part(receive: Receive) -> tuple[bytes, bool]:
     return message.get("body", b""), message.get("more_body", False)
 
 
-async def _receive_rest(receive: Receive, first: bytes, limit_bytes: int) -> bytes:
-    parts, size, more = [first], len(first), True
+async def _receive_body(receive: Receive, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size, more = 0, True
     while more:
         part, more = await _receive_part(receive)
         size += len(part)

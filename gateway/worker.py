@@ -11,11 +11,14 @@ from pathlib import Path
 
 import uvicorn
 import uvloop
+from litestar import Litestar
 
 from gateway.app import create_app
 from gateway.assignment import Assignment
 from gateway.book import Book
 from gateway.keys import load_pepper
+from gateway.protocol import Protocol
+from gateway.store import Stores
 
 _IDLE_SECONDS = 75  # longer than load balancers keep theirs, so that they never race a close
 _BACKLOG = 2048
@@ -31,24 +34,32 @@ def main(argument: str) -> int:
     return 0
 
 
+def server_config(app: Litestar, *, drain_seconds: float) -> uvicorn.Config:
+    """Return how uvicorn serves `app`; `drain_seconds` are for what is under way at the end."""
+    return uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=0,
+        http=Protocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=int(drain_seconds),
+    )
+
+
 async def _serve(assignment: Assignment) -> None:
     settings = assignment.settings()
     data_dir = Path(assignment.data_dir)
     book = await Book.open(settings.store.book or data_dir)
     try:
-        app = create_app(settings, book=book, pepper=load_pepper(data_dir))
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            backlog=_BACKLOG,
-            timeout_keep_alive=_IDLE_SECONDS,
-            timeout_graceful_shutdown=int(settings.server.drain_seconds),
-        )
+        stores = Stores(state_url=assignment.state_url, cache_url=assignment.cache_url)
+        app = create_app(settings, book=book, pepper=load_pepper(data_dir), stores=stores)
+        config = server_config(app, drain_seconds=settings.server.drain_seconds)
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
         await uvicorn.Server(config).serve(sockets=[socket.socket(fileno=assignment.fd)])

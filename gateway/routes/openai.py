@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 from typing import Any, cast
 
 from litestar import Request, Router, asgi, get
@@ -32,6 +34,8 @@ from gateway.wire import (
     send_stream,
 )
 
+_MOST_NAMES, _LONGEST_NAME = 32, 64
+_UNPRINTABLE = re.compile(r"[^!-+\--~]")  # all but visible ASCII, and the comma between names
 _REFUSALS = {
     "missing": "You didn't provide an API key. Send it as 'Authorization: Bearer sk-dm_…'.",
     "malformed": "Incorrect API key provided: it is not a whole Dragoman key (sk-dm_…).",
@@ -55,7 +59,7 @@ def openai_router(
         @asgi(path, copy_scope=False)
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             if cast("HTTPScope", scope)["method"] != "POST":
-                raise MethodNotAllowedException
+                raise MethodNotAllowedException(headers={"allow": "POST, OPTIONS"})
             try:
                 data = await read_json_body(scope, receive, limit_bytes=max_body_bytes)
             except ClientGone:
@@ -140,12 +144,19 @@ def _exchange(scope: Scope, task: Task, body: Json) -> Exchange:
 def _headers(exchange: Exchange) -> Headers:
     """Return what the gateway tells about how it answered."""
     pairs = [("x-dragoman-upstream-ms", str(int(exchange.upstream_ms)))]
-    if exchange.model and exchange.target:
-        pairs.append(("x-dragoman-model", exchange.model.id))
-        pairs.append(("x-dragoman-upstream", exchange.target.upstream.name))
-    if exchange.ignored:
-        pairs.append(("x-dragoman-ignored", ", ".join(exchange.ignored)))
+    if route := exchange.route:
+        pairs.append(("x-dragoman-model", route.model.id))
+        pairs.append(("x-dragoman-upstream", route.target.upstream.name))
+        if route.plan.ignored:
+            pairs.append(("x-dragoman-ignored", _names(route.plan.ignored)))
     return encode_headers(pairs)
+
+
+def _names(ignored: Sequence[str]) -> str:
+    """Return the names of parameters as a header can hold them: clients may invent any."""
+    names = [_UNPRINTABLE.sub("?", name[:_LONGEST_NAME]) for name in ignored[:_MOST_NAMES]]
+    more = len(ignored) - len(names)
+    return ", ".join(names) + (f", and {more} more" if more else "")
 
 
 def _model(model: Model) -> Json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar import Request, Response, Router, get
@@ -11,7 +11,7 @@ from adapters.base import Json
 from gateway import __version__
 
 
-def ops_router(missing: Callable[[], list[str]]) -> Router:
+def ops_router(missing: Callable[[], Awaitable[list[str]]]) -> Router:
     """Return `/`, `/health`, `/ready` and `/openapi.json`.
 
     `missing` names what the gateway still waits for.
@@ -37,7 +37,7 @@ def ops_router(missing: Callable[[], list[str]]) -> Router:
     @get("/ready")
     async def ready() -> Response[Json]:
         """Tell whether requests can be served; 503 names what is missing."""
-        lacking = missing()
+        lacking = await missing()
         status = "waiting" if lacking else "ready"
         return Response({"status": status, "missing": lacking}, status_code=503 if lacking else 200)
 

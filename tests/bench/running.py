@@ -86,10 +86,10 @@ async def _first_answers(
         seen = [poll.seen[:300] for poll in polls]
         raise Unavailable(f"no 200 in {_START_SECONDS:.0f} s, but {seen!r}") from error
     except ExceptionGroup as failures:
-        (error, *_) = failures.exceptions
-        if isinstance(error, ChildProcessError):
-            raise Unavailable(f"{error}: {_tail(log)}") from error
-        raise error from None
+        first = failures.exceptions[0]
+        if isinstance(first, ChildProcessError):
+            raise Unavailable(f"{first}: {_tail(log)}") from first
+        raise first from None
     return health_at.result(), answer_at.result()
 
 

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -71,7 +71,25 @@ class Owner:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+Launch = Callable[[Path], Owner]
+
+
+@pytest.fixture
+def launch() -> Iterator[Launch]:
+    owners: list[Owner] = []
+
+    def start(data_dir: Path) -> Owner:
+        owners.append(Owner(data_dir))
+        return owners[-1]
+
+    yield start
+    for owner in owners:
+        owner.kill()
 
 
 def orphan(data_dir: Path) -> subprocess.Popen[bytes]:
@@ -179,8 +197,8 @@ async def test_killed_server_is_replaced_and_has_all_it_acknowledged(stores: Sto
         ]
 
 
-async def test_servers_die_with_a_gateway_that_is_killed(tmp_path: Path) -> None:
-    owner = Owner(tmp_path)
+async def test_servers_die_with_a_gateway_that_is_killed(tmp_path: Path, launch: Launch) -> None:
+    owner = launch(tmp_path)
     pids = [pid_of(url) for url in owner.urls]
 
     owner.kill()
@@ -188,9 +206,11 @@ async def test_servers_die_with_a_gateway_that_is_killed(tmp_path: Path) -> None
     assert gone(pids, within_seconds=1)
 
 
-async def test_generations_that_follow_kill_9_at_once_lose_nothing(tmp_path: Path) -> None:
+async def test_generations_that_follow_kill_9_at_once_lose_nothing(
+    tmp_path: Path, launch: Launch
+) -> None:
     for generation in range(5):
-        owner = Owner(tmp_path)
+        owner = launch(tmp_path)
         with client(owner.urls[0]) as state:
             state.set(f"generation:{generation}", "here")
         owner.kill()
@@ -203,15 +223,14 @@ async def test_generations_that_follow_kill_9_at_once_lose_nothing(tmp_path: Pat
 
 
 async def test_second_gateway_on_a_directory_is_refused_with_the_pid_of_the_first(
-    tmp_path: Path,
+    tmp_path: Path, launch: Launch
 ) -> None:
-    owner = Owner(tmp_path)
+    owner = launch(tmp_path)
 
     with pytest.raises(DataDirectoryInUse, match=rf"process {owner.process.pid}\b"):
         await embedded.start(tmp_path)
 
     assert pid_of(owner.urls[0])
-    owner.kill()
 
 
 async def test_of_two_gateways_that_start_together_one_wins(tmp_path: Path) -> None:
@@ -236,8 +255,8 @@ async def test_servers_that_survived_their_gateway_are_shut_down_first(tmp_path:
     await started.stop()
 
 
-async def test_server_that_is_slow_to_leave_is_waited_for(tmp_path: Path) -> None:
-    owner = Owner(tmp_path)
+async def test_server_that_is_slow_to_leave_is_waited_for(tmp_path: Path, launch: Launch) -> None:
+    owner = launch(tmp_path)
     leaving = pid_of(owner.urls[0])
     os.kill(leaving, signal.SIGSTOP)
     owner.kill()

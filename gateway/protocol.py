@@ -1,0 +1,120 @@
+"""HTTP/1.1 as uvicorn reads it, with what it lacks: bounds on a request's head, and our errors.
+
+A request that is not HTTP never becomes an ASGI call, so its answer is made here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.edge import CORS, uuid7
+from gateway.errors import BadRequest
+
+_LONGEST_HEAD_BYTES = 64 * 1024
+_HEAD_SECONDS = 60.0
+_UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. A head may take a minute to come and be some 64 KiB long."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_head = self._in_body = False
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock for the first request."""
+        super().connection_made(transport)
+        self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a piece of a request, or of several."""
+        if b"pgrade:" in data and not self._in_body:
+            data = _without_upgrade(data)
+        super().data_received(data)
+        if not self._in_head or self.transport.is_closing():
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > _LONGEST_HEAD_BYTES:
+            self._refuse("The request's headers are too long.", status=431)
+        elif self._head_timer is None:
+            self._start_clock()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        self._in_head = True
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Begin the exchange; the body is its own affair."""
+        self._in_head, self._in_body = False, True
+        self._stop_clock()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a request."""
+        self._in_body = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP."""
+        self._refuse(msg, status=400)
+
+    def _start_clock(self) -> None:
+        self._head_timer = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+
+    def _stop_clock(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _give_up(self) -> None:
+        if self._in_head:
+            self._refuse("The request did not arrive in time.", status=408)
+        else:
+            self.transport.close()
+
+    def _refuse(self, message: str, *, status: int) -> None:
+        """Answer and hang up; while another answer is under way or due, only hang up."""
+        cycle = self.cycle
+        is_broken = self._in_body and cycle is not None and not cycle.response_started
+        if cycle is None or cycle.response_complete or (is_broken and not self.pipeline):
+            self.transport.write(_render(message, status=status))
+        self.transport.close()
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """Leave the wish for another protocol out of a head, as RFC 9110 §7.8 allows.
+
+    httptools would take the body for that protocol's first bytes. Java's HttpClient asks for
+    `h2c` with the first request of every connection.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _UPGRADE.sub(b"", head) + end + rest
+
+
+def _render(message: str, *, status: int) -> bytes:
+    body = BadRequest(message, code="invalid_http").body()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"connection", b"close"),
+        (b"x-request-id", uuid7().encode()),
+        *CORS,
+    ]
+    lines = [name + b": " + value for name, value in headers]
+    first = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()
+    return b"\r\n".join([first, *lines, b"", body])
