@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Protocol
 
 from adapters.base import Json, Request, Task, ToolStyle
 from adapters.logprobs import TokenLogprob, chat_logprobs, completion_logprobs
@@ -16,13 +17,23 @@ from adapters.stops import StopCutter
 from adapters.tools import SPECIAL_MARKERS, ToolParser, collect_calls
 
 
+class GeneratedToken(Protocol):
+    """One token as generated. A special one is no part of the text."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def logprob(self) -> float | None: ...
+    @property
+    def special(self) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
-class GeneratedToken:
-    """One token as generated. `top`: its likeliest rivals with their log probabilities."""
+class _WholeText:
+    """A whole answer's text, taken for one token."""
 
     text: str
-    logprob: float = 0.0
-    top: tuple[tuple[str, float], ...] = ()
+    logprob: float | None = None
     special: bool = False
 
 
@@ -65,14 +76,19 @@ class ChoiceText:
         """Whether the text was cut at a stop sequence."""
         return self._cutter.stopped
 
-    def add(self, token: GeneratedToken) -> list[Json]:
-        """Return the choices that `token` makes certain, none while its text is held back."""
+    def add(self, token: GeneratedToken, top: Sequence[GeneratedToken] | None = None) -> list[Json]:
+        """Return the choices that `token` makes certain, none while its text is held back.
+
+        `top`: its likeliest rivals.
+        """
         text = token.text
         if token.special:
             if text not in self._markers:
                 return []
         elif self._logprobs is not None:
-            self._logprobs.append(TokenLogprob(text, token.logprob, self._fed, token.top))
+            rivals = tuple((rival.text, rival.logprob or 0.0) for rival in top or ())
+            logprob = token.logprob or 0.0
+            self._logprobs.append(TokenLogprob(text, logprob, self._fed, rivals))
         self._fed += len(text)
         return self._choices(self._cutter.feed(text))
 
@@ -144,17 +160,20 @@ def whole_choice(
     *,
     text: str,
     tokens: Sequence[GeneratedToken],
+    top_tokens: Sequence[Sequence[GeneratedToken]] = (),
     finish_reason: str,
 ) -> Json:
     """Return the choice of a whole answer: `message` for a chat, `text` for a completion.
 
-    `text` is the upstream's own joining of `tokens`; they are only used where it lacks
-    something: log probabilities, or the special tokens that mark tool calls.
+    `text` is the upstream's own joining of `tokens`; they and their rivals, `top_tokens`, are
+    only used where it lacks something: log probabilities, or the special tokens that mark tool
+    calls.
     """
     choice = ChoiceText(request, index)
     steps: list[Json] = []
-    for token in tokens if tokens and choice.needs_tokens else [GeneratedToken(text)]:
-        steps += choice.add(token)
+    pairs = zip_longest(tokens, top_tokens[: len(tokens)])
+    for token, top in pairs if tokens and choice.needs_tokens else [(_WholeText(text), None)]:
+        steps += choice.add(token, top)
         if choice.stopped:
             break
     steps += choice.finish(finish_reason)

@@ -13,7 +13,7 @@ import msgspec
 
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, Plan, Request
-from adapters.choice import ChoiceText, GeneratedToken, whole_choice
+from adapters.choice import ChoiceText, whole_choice
 from adapters.errors import Interrupted
 from adapters.parameters import left_out, native_parameters, samples, seed_of
 from adapters.sse import EventParser
@@ -27,11 +27,6 @@ class _Token(msgspec.Struct, frozen=True):
     text: str
     logprob: float | None = None
     special: bool = False
-
-    def generated(self, top: list[_Token] | None) -> GeneratedToken:
-        """Return the token with its `top` rivals."""
-        rivals = tuple((rival.text, rival.logprob or 0.0) for rival in top) if top else ()
-        return GeneratedToken(self.text, self.logprob or 0.0, rivals, self.special)
 
 
 class _Details(msgspec.Struct, frozen=True):
@@ -50,14 +45,6 @@ class _Details(msgspec.Struct, frozen=True):
         """OpenAI's `usage`, as far as it is told here."""
         usage = {"completion_tokens": self.generated_tokens}
         return usage if self.input_length is None else usage | {"prompt_tokens": self.input_length}
-
-    def generated(self) -> list[GeneratedToken]:
-        """Return the tokens with their rivals, in order."""
-        rivals = self.top_tokens or []
-        return [
-            token.generated(rivals[at] if at < len(rivals) else None)
-            for at, token in enumerate(self.tokens)
-        ]
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -130,7 +117,8 @@ class NativeText:
             request,
             call.index,
             text=generated.generated_text,
-            tokens=details.generated() if details else [],
+            tokens=details.tokens if details else (),
+            top_tokens=(details and details.top_tokens) or (),
             finish_reason=details.reason if details else "stop",
         )
         told = headers.get("x-prompt-tokens", "")
@@ -173,7 +161,7 @@ class StreamDecoder:
         choices: list[Json] = []
         if event.token is not None:
             self._tokens += 1
-            choices = self._choice.add(event.token.generated(event.top_tokens))
+            choices = self._choice.add(event.token, event.top_tokens)
         self.ended = bool(event.details) or event.generated_text is not None
         if self.ended or self._choice.stopped:
             return self._last(choices, event.details)

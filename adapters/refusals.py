@@ -48,6 +48,9 @@ _BY_TYPE: dict[str, type[UpstreamError]] = {
     "incomplete_generation": errors.Failed,
 }
 
+# The status that an event under status 200 stands for, where its type alone tells one.
+_STATUS_BY_TYPE = {"overloaded": 429}
+
 # Some servers say by words alone what they should say by status: these are theirs.
 _BY_TEXT: tuple[tuple[re.Pattern[str], type[UpstreamError]], ...] = (
     (re.compile(r"is currently loading"), errors.ModelLoading),
@@ -84,7 +87,7 @@ def from_response(status: int, headers: Mapping[str, str], body: bytes) -> Upstr
 def from_object(body: Mapping[str, Any]) -> UpstreamError:
     """Return the error that an object holding `error` stands for: an event, or a 200's body."""
     said = _said_by(body)
-    return _build(said, said.status, None)
+    return _build(said, said.status or _STATUS_BY_TYPE.get(said.kind or ""), None)
 
 
 def _build(said: _Said, status: int | None, retry_after: float | None) -> UpstreamError:

@@ -26,6 +26,7 @@ _OBJECTS = {
 _OWN_KEYS = frozenset(
     "id object created model system_fingerprint choices usage error event".split()
 )
+_PLAIN_KEYS = frozenset("index delta logprobs finish_reason".split())
 _CHOICE_KEYS = frozenset("index delta message text logprobs finish_reason".split())
 _DONE = b"data: [DONE]\n\n"
 _encode = msgspec.json.encode
@@ -165,13 +166,17 @@ class StreamEncoder:
         """Return the frames of one chunk, possibly none. Raises Interrupted for a bad index."""
         if not self._prefix:
             self._prefix = self._opening(chunk.get("system_fingerprint"))
-        extras = {name: value for name, value in chunk.items() if name not in _OWN_KEYS}
-        frames = []
+        more = b""
+        if len(chunk) > 1:
+            extras = {name: value for name, value in chunk.items() if name not in _OWN_KEYS}
+            more = _encode(extras)[1:-1] + b"," if extras else b""
+        frames = b""
         for choice in chunk.get("choices") or ():
             state = self._state(choice.get("index") or 0)
             said = self._chat_frames(choice, state) if self._chat else _text_frames(choice, state)
-            frames += [self._frame(part, extras) for part in said]
-        return b"".join(frames)
+            for part in said:
+                frames += self._prefix + more + b'"choices":[' + _encode(part) + self._suffix
+        return frames
 
     def end(self, usage: Json) -> bytes:
         """Return the closing frames: usage if it was asked for, then `[DONE]`.
@@ -189,10 +194,6 @@ class StreamEncoder:
     def _opening(self, fingerprint: str | None) -> bytes:
         fields = _encode(self._head.fields(chunk=True, fingerprint=fingerprint))
         return b"data: " + fields[:-1] + b","
-
-    def _frame(self, choice: Json, extras: Json) -> bytes:
-        more = _encode(extras)[1:-1] + b"," if extras else b""
-        return self._prefix + more + b'"choices":[' + _encode(choice) + self._suffix
 
     def _state(self, index: int) -> _ChoiceState:
         if not 0 <= index < len(self._states):
@@ -244,6 +245,8 @@ def _is_plain(choice: Json, delta: Json) -> bool:
 
 
 def _chat_frame(choice: Json, delta: Json) -> Json:
+    if choice.keys() == _PLAIN_KEYS and choice["delta"] is delta:
+        return choice
     return {
         "index": choice.get("index") or 0,
         "delta": delta,
@@ -257,9 +260,11 @@ def _text_frames(choice: Json, state: _ChoiceState) -> list[Json]:
     reason = choice.get("finish_reason")
     if state.finished or not (choice.get("text") or choice.get("logprobs") or reason):
         return []
-    state.finished = bool(reason)
-    shaped = _text_choice(choice, choice.get("index") or 0)
-    return [shaped if reason else {**shaped, "finish_reason": None}]
+    if not reason:
+        text = choice.get("text") or ""
+        return [{"index": 0, "logprobs": None, **choice, "text": text, "finish_reason": None}]
+    state.finished = True
+    return [_text_choice(choice, choice.get("index") or 0)]
 
 
 def _call_delta(call: Json, state: _ChoiceState) -> Json | None:

@@ -209,8 +209,8 @@ _NAMES = {
 def from_validation(found: Sequence[Mapping[str, Any]], body: Any) -> BadRequest:
     """Return OpenAI's form of pydantic's errors over `body`, the decoded request.
 
-    Of several (a union fails once per branch) the one that leads farthest into the body counts;
-    at one place, what says more than that the type is wrong.
+    Of several (a union fails once per branch) the one that leads farthest into the body counts
+    (a list that is too long is not looked into), at one place what says most.
     """
     places = [_place(error, body) for error in found]
     path, value, error = max(places, key=_weight)
@@ -252,9 +252,11 @@ def _place(error: Mapping[str, Any], body: Any) -> _Place:
     return path, body, error
 
 
-def _weight(place: _Place) -> tuple[int, list[int], bool]:
+def _weight(place: _Place) -> tuple[bool, int, list[int], bool]:
     path, _, error = place
-    return len(path), [step for step in path if isinstance(step, int)], error["type"] in _SENTENCES
+    kind = error["type"]
+    indexes = [step for step in path if isinstance(step, int)]
+    return kind == "too_long", len(path), indexes, kind in _SENTENCES
 
 
 def _spell(path: list[int | str]) -> str:

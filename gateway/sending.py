@@ -40,17 +40,29 @@ class Source:
     async def open(self) -> None:
         """Read until the first chunks are there."""
         while not self.first and not self._decoder.done:
-            self.first = await self._next()
+            block = await anext(self._blocks, None)
+            if block is None:
+                self.first = self._decoder.end()
+                self._decoder.done = True
+            else:
+                self.first = self._decoder.feed(block)
 
     async def chunks(self) -> AsyncIterator[list[Json]]:
         """Yield the chunks of each read after `first`. Raises UpstreamError.
 
         An upstream that would go on, though nothing more is wanted, is cut off at once.
         """
-        while not self._decoder.done:
-            if chunks := await self._next():
-                yield chunks
-        if not self._decoder.ended:
+        decoder = self._decoder
+        if not decoder.done:
+            async for block in self._blocks:
+                if chunks := decoder.feed(block):
+                    yield chunks
+                if decoder.done:
+                    break
+            else:
+                yield decoder.end()
+                decoder.done = True
+        if not decoder.ended:
             await self._reply.aclose()
 
     async def aclose(self) -> None:
@@ -59,15 +71,6 @@ class Source:
             await self._reply.drain()
         else:
             await self._reply.aclose()
-
-    async def _next(self) -> list[Json]:
-        """Return the chunks of one read, none where a frame is not complete yet."""
-        block = await anext(self._blocks, None)
-        if block is not None:
-            return self._decoder.feed(block)
-        chunks = self._decoder.end()
-        self._decoder.done = True
-        return chunks
 
 
 class Whole(Source):

@@ -35,10 +35,12 @@ class AnswerStream:
     async def frames(self) -> AsyncIterator[bytes]:
         """Yield frames until the answer is whole or has failed."""
         tail = b""
+        unfinished = len(self._sources)
         try:
             async for source, chunks in _merged(self._sources):
                 tail += self._encode(source, chunks)
-                if tail and not all(source.is_done for source in self._sources):
+                unfinished -= source.is_done
+                if tail and unfinished:
                     yield tail
                     tail = b""
             tail += self._encoder.end(await self._meter.total())
@@ -54,12 +56,12 @@ class AnswerStream:
             await source.aclose()
 
     def _encode(self, source: Source, chunks: list[Json]) -> bytes:
+        frames = b""
         for chunk in chunks:
             if usage := chunk.get("usage"):
                 self._meter.record(source.call, usage)
-        if len(chunks) == 1:
-            return self._encoder.encode(chunks[0])
-        return b"".join([self._encoder.encode(chunk) for chunk in chunks])
+            frames += self._encoder.encode(chunk)
+        return frames
 
 
 async def _merged(sources: Sequence[Source]) -> AsyncIterator[tuple[Source, list[Json]]]:
