@@ -128,17 +128,19 @@ def _text_choice(choice: Json, index: int) -> Json:
 
 
 def _whole_call(call: Json) -> Json:
-    function = call.get("function") or {}
-    return {
+    whole = {
         **call,
         "id": str(call.get("id") or _call_id()),
         "type": call.get("type") or "function",
-        **(
-            {"function": {**function, "arguments": _arguments(function.get("arguments"))}}
-            if "custom" not in call
-            else {}
-        ),
     }
+    if "custom" not in call:
+        function = call.get("function") or {}
+        whole["function"] = {
+            **function,
+            "name": function.get("name") or "",
+            "arguments": _arguments(function.get("arguments")),
+        }
+    return whole
 
 
 @dataclass(slots=True)

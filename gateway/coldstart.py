@@ -10,6 +10,7 @@ from adapters.errors import ModelLoading
 
 _LONGEST_PAUSE_SECONDS = 5.0  # estimates are often wrong (20.0 stands for "unknown")
 _SHORTEST_PAUSE_SECONDS = 0.1
+_VERDICT_SECONDS = 2.0  # a server that is still loading says so at once
 
 T = TypeVar("T")
 
@@ -19,6 +20,7 @@ class ColdStart:
 
     def __init__(self) -> None:
         self.loading = False
+        self._estimated_seconds = 0.0
         self._asked = False
         self._news = asyncio.Event()
 
@@ -37,21 +39,30 @@ class ColdStart:
                 if self.loading and not asking and wait_seconds:
                     asking = await self._turn(deadline)
                 try:
-                    result = await attempt()
+                    result = await (self._ask(attempt) if asking else attempt())
                 except ModelLoading as exc:
                     self.loading = True
-                    estimate = exc.retry_after_seconds or 0
-                    if loop.time() + estimate > deadline:
+                    self._estimated_seconds = exc.retry_after_seconds or 0
+                    if loop.time() + self._estimated_seconds > deadline:
                         raise
                     asking = asking or self._take()
                     if asking:
-                        await asyncio.sleep(_pause(estimate))
-                    continue
-                self.loading = False
-                return result
+                        await asyncio.sleep(self._pause_seconds())
+                else:
+                    self.loading = False
+                    return result
         finally:
             if asking:
-                self._give_up()
+                self._asked = False
+                self._news.set()
+
+    async def _ask(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Attempt for all. An answer that takes its time is being made: the others may come."""
+        verdict = asyncio.get_running_loop().call_later(_VERDICT_SECONDS, self._presume_loaded)
+        try:
+            return await attempt()
+        finally:
+            verdict.cancel()
 
     async def _turn(self, deadline: float) -> bool:
         """Wait until it is this caller's turn to ask (True), or the model is loaded (False)."""
@@ -63,7 +74,9 @@ class ColdStart:
                     await self._news.wait()
             except TimeoutError:
                 raise ModelLoading(
-                    "The model is still loading.", status=503, retry_after_seconds=20
+                    "The model is still loading.",
+                    status=503,
+                    retry_after_seconds=self._estimated_seconds,
                 ) from None
         return False
 
@@ -74,10 +87,9 @@ class ColdStart:
         self._news.clear()
         return True
 
-    def _give_up(self) -> None:
-        self._asked = False
+    def _presume_loaded(self) -> None:
+        self.loading = False
         self._news.set()
 
-
-def _pause(estimated_seconds: float) -> float:
-    return min(max(estimated_seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+    def _pause_seconds(self) -> float:
+        return min(max(self._estimated_seconds, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)

@@ -15,11 +15,13 @@ from adapters.errors import DialectError, UpstreamError
 from gateway import sending
 from gateway.answers import Head, StreamEncoder, render_answer
 from gateway.catalog import Catalog, Model, Target
-from gateway.errors import from_dialect, from_upstream
+from gateway.errors import BadRequest, from_dialect, from_upstream
 from gateway.keys import Caller
 from gateway.prompts import Prompts
 from gateway.streaming import AnswerStream
 from gateway.usage import UsageMeter
+
+_MOST_CHOICES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Route:
     request: Request
     plan: Plan
     meter: UsageMeter
+    choices: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,11 +86,12 @@ class Relay:
 
         Raises GatewayError, but never once a stream has begun.
         """
+        choices = _choices(exchange)
         model = self._catalog.resolve(exchange.body["model"], exchange.caller, task=Task.CHAT)
         target = model.pick()
         send = self._stream if exchange.is_stream else self._fetch
         try:
-            exchange.route = await self._find_route(exchange, model, target)
+            exchange.route = await self._find_route(exchange, model, target, choices=choices)
             answer = await send(exchange, exchange.route)
         except DialectError as exc:
             raise from_dialect(exc) from None
@@ -97,11 +101,13 @@ class Relay:
         target.note(None)
         return answer
 
-    async def _find_route(self, exchange: Exchange, model: Model, target: Target) -> Route:
+    async def _find_route(
+        self, exchange: Exchange, model: Model, target: Target, *, choices: int
+    ) -> Route:
         request = await self._prompts.translate(exchange.task, exchange.body, model, target)
         plan = target.upstream.dialect.plan(request)
         meter = UsageMeter(request, count=self._prompts.counter(model))
-        return Route(model, target, request, plan, meter)
+        return Route(model, target, request, plan, meter, choices)
 
     async def _fetch(self, exchange: Exchange, route: Route) -> bytes:
         """Return the body of a whole answer. Raises UpstreamError."""
@@ -126,19 +132,28 @@ class Relay:
         options = exchange.body.get("stream_options") or {}
         encoder = StreamEncoder(
             exchange.head(route.model),
-            choices=_choices(exchange.body),
+            choices=route.choices,
             include_usage=options.get("include_usage") is True,
         )
         return AnswerStream(sources, encoder, route.meter)
 
 
-def _choices(body: Json) -> int:
-    """Return how many choices the client is to get: `n` for each prompt."""
-    choices: int = body.get("n", 1)
-    prompt = body.get("prompt")
-    if not isinstance(prompt, list) or isinstance(prompt[0], int):
-        return choices
-    return choices * len(prompt)
+def _choices(exchange: Exchange) -> int:
+    """Return how many choices the client is to get: `n` for each prompt.
+
+    Raises BadRequest for more than one request may ask for.
+    """
+    choices: int = exchange.body.get("n", 1)
+    prompt = exchange.body.get("prompt") if exchange.task is Task.COMPLETION else None
+    if isinstance(prompt, list) and not isinstance(prompt[0], int):
+        choices *= len(prompt)
+    if choices > _MOST_CHOICES:
+        raise BadRequest(
+            f"'n' times the number of prompts is {choices}: at most {_MOST_CHOICES} are made.",
+            code="above_max_value",
+            param="n",
+        )
+    return choices
 
 
 def _text_of(answer: Json) -> str:

@@ -215,6 +215,13 @@ class _TextRequest(_Object, total=False):
     seed: Seed | None
     logit_bias: Biases | None
     user: str | None
+    # Of chats only with OpenAI, of both with many servers.
+    max_completion_tokens: Tokens | None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None
+    tools: Annotated[Items[Tool], Field(max_length=1024)] | None
+    tool_choice: ToolChoice | None
+    parallel_tool_calls: bool | None
+    response_format: ResponseFormat | None
     # Not OpenAI's, but what most servers behind it take.
     top_k: Annotated[int, Field(ge=1, le=2**31 - 1)] | None
     typical_p: Annotated[float, Field(gt=0, lt=1)] | None
@@ -227,13 +234,7 @@ class ChatRequest(_TextRequest, total=False):
 
     messages: Required[Annotated[Items[Message], Field(min_length=1, max_length=_LONGEST_LIST)]]
     max_tokens: Tokens | None
-    max_completion_tokens: Tokens | None
     logprobs: bool | None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None
-    tools: Annotated[Items[Tool], Field(max_length=1024)] | None
-    tool_choice: ToolChoice | None
-    parallel_tool_calls: bool | None
-    response_format: ResponseFormat | None
     chat_template_kwargs: Json | None
 
 
