@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from adapters.errors import UpstreamError
+
 Json = dict[str, Any]
 
 
@@ -73,13 +75,15 @@ class Decoder(Protocol):
 
     `done` turns true when nothing more is wanted; `ended` when the upstream has said its last
     word, so that only the end of the body is to come. Done but not ended: it must be cut off.
+    `failure` is what came after the chunks of the same read: raise it once they are handed out.
     """
 
     done: bool
     ended: bool
+    failure: UpstreamError | None
 
     def feed(self, data: bytes) -> list[Json]:
-        """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
+        """Return the chunks completed by `data`. Raises UpstreamError if an error comes first."""
 
     def end(self) -> list[Json]:
         """Return what was held back at the end of the body. Raises Interrupted if cut short."""

@@ -14,7 +14,7 @@ import msgspec
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, Plan, Request
 from adapters.choice import ChoiceText, whole_choice
-from adapters.errors import Interrupted
+from adapters.errors import Interrupted, UpstreamError
 from adapters.parameters import left_out, native_parameters, samples, seed_of
 from adapters.sse import EventParser
 
@@ -135,17 +135,26 @@ class NativeText:
 class StreamDecoder:
     """One native stream: an event per token, the last with `generated_text` and `details`."""
 
-    __slots__ = ("_choice", "_events", "_tokens", "done", "ended")
+    __slots__ = ("_choice", "_events", "_tokens", "done", "ended", "failure")
 
     def __init__(self, request: Request, call: Call) -> None:
         self._events = EventParser()
         self._choice = ChoiceText(request, call.index)
         self._tokens = 0
         self.done = self.ended = False
+        self.failure: UpstreamError | None = None
 
     def feed(self, data: bytes) -> list[Json]:
-        """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
-        return [chunk for payload in self._events.feed(data) for chunk in self._chunks(payload)]
+        """Return the chunks completed by `data`. Raises UpstreamError if an error comes first."""
+        chunks: list[Json] = []
+        try:
+            for payload in self._events.feed(data):
+                chunks += self._chunks(payload)
+        except UpstreamError as exc:
+            if not chunks:
+                raise
+            self.failure = exc
+        return chunks
 
     def end(self) -> list[Json]:
         """Return the chunks of a last event without blank line. Raises Interrupted if cut short."""

@@ -13,7 +13,7 @@ import msgspec
 
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, Plan, Request, Task
-from adapters.errors import Interrupted
+from adapters.errors import Interrupted, UpstreamError
 from adapters.sse import EventParser
 
 _PATHS = {Task.CHAT: "/chat/completions", Task.COMPLETION: "/completions"}
@@ -49,15 +49,16 @@ class OpenAIDialect:
 class StreamDecoder:
     """One stream of chunk objects. It is whole once a finish reason or `[DONE]` was seen."""
 
-    __slots__ = ("_events", "_finished", "done", "ended")
+    __slots__ = ("_events", "_finished", "done", "ended", "failure")
 
     def __init__(self) -> None:
         self._events = EventParser()
         self._finished = False
         self.done = self.ended = False
+        self.failure: UpstreamError | None = None
 
     def feed(self, data: bytes) -> list[Json]:
-        """Return the chunks completed by `data`. Raises UpstreamError for an error event."""
+        """Return the chunks completed by `data`. Raises UpstreamError if an error comes first."""
         return self._chunks(self._events.feed(data))
 
     def end(self) -> list[Json]:
@@ -68,12 +69,18 @@ class StreamDecoder:
         return chunks
 
     def _chunks(self, payloads: list[bytes]) -> list[Json]:
-        chunks = []
+        chunks: list[Json] = []
         for payload in payloads:
             if payload == b"[DONE]":
                 self.done = self.ended = True
                 break
-            chunk = _parse(payload)
+            try:
+                chunk = _parse(payload)
+            except UpstreamError as exc:
+                if not chunks:
+                    raise
+                self.failure = exc
+                break
             choices = chunk.get("choices")
             if choices and any(choice.get("finish_reason") for choice in choices):
                 self._finished = True
@@ -82,10 +89,56 @@ class StreamDecoder:
 
 
 def _parse(data: bytes) -> Json:
+    """Return an answer or a chunk. Raises UpstreamError for an error, or what is neither."""
     try:
         decoded = _read(data)
     except msgspec.DecodeError as exc:
         raise Interrupted("The upstream sent JSON that cannot be read.") from exc
     if decoded.get("error"):
         raise refusals.from_object(decoded)
+    if not _fits(decoded, "answer"):
+        raise Interrupted("The upstream sent an object that is no answer of OpenAI's.")
     return decoded
+
+
+# What each field of an object must be, unless it is null or absent: a type, an object of this
+# table, or a list of such.
+_SHAPES: Mapping[str, Mapping[str, type | str | tuple[str]]] = {
+    "answer": {"choices": ("choice",), "usage": "usage", "system_fingerprint": str},
+    "choice": {
+        "index": int,
+        "delta": "message",
+        "message": "message",
+        "text": str,
+        "logprobs": dict,
+        "finish_reason": str,
+    },
+    "message": {"content": str, "tool_calls": ("call",)},
+    "call": {"function": dict},
+    "usage": {
+        "prompt_tokens": int,
+        "completion_tokens": int,
+        "prompt_tokens_details": dict,
+        "completion_tokens_details": dict,
+    },
+}
+
+
+def _fits(value: Any, shape: str) -> bool:
+    """Tell whether `value` is an object of that shape; fields of no interest may be anything."""
+    if not isinstance(value, dict):
+        return False
+    for name, kind in _SHAPES[shape].items():
+        field = value.get(name)
+        match kind:
+            case _ if field is None:
+                continue
+            case str():
+                fits = _fits(field, kind)
+            case (inner,):
+                fits = isinstance(field, list) and all(_fits(each, inner) for each in field)
+            case type():
+                fits = isinstance(field, kind)
+        if not fits:
+            return False
+    return True

@@ -11,11 +11,12 @@ server/text_generation_server/utils/tokens.py (when it samples).
     stop                                the first four; the rest is cut by StopCutter
     seed (int64), choice k              seed + k as u64
     frequency_penalty                   the same
-    presence_penalty                    none: left out and named
+    presence_penalty, best_of over n    none: left out and named
     logprobs, top_logprobs              details, top_n_tokens (at most 5)
     response_format json_schema         grammar {"type": "json", "value": schema}
     tools with a forced tool_choice     the same grammar, over {"name", "arguments"}
-    logit_bias, json_object alone       none: refused, as leaving it out changes the answer
+    logit_bias, json_object alone,      none: refused, as leaving it out changes the answer
+    custom tools
 """
 
 from __future__ import annotations
@@ -81,8 +82,12 @@ def left_out(body: Json) -> tuple[str, ...]:
         if reason := _REFUSED.get(name):
             raise DialectError(f"{name!r} is not supported with this model. {reason}", param=name)
         names.append(name)
+    if any(tool["type"] != "function" for tool in body.get("tools", ())):
+        raise DialectError("The native API's models call functions only.", param="tools")
     if body.get("top_logprobs", 0) > _MAX_TOP_TOKENS:
         names.append("top_logprobs")
+    if body.get("best_of", 1) > body.get("n", 1):
+        names.append("best_of")
     return tuple(names)
 
 

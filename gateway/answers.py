@@ -94,7 +94,7 @@ def render_answer(head: Head, answers: Sequence[Json], usage: Json) -> bytes:
             **{name: value for name, value in first.items() if name not in _OWN_KEYS},
             **head.fields(chunk=False, fingerprint=first.get("system_fingerprint")),
             "choices": [shape(choice, index) for index, choice in enumerate(choices)],
-            "usage": render_usage(usage, head.task),
+            "usage": render_usage(usage, head.task) if usage else None,
         }
     )
 
@@ -181,14 +181,14 @@ class StreamEncoder:
         return frames
 
     def end(self, usage: Json) -> bytes:
-        """Return the closing frames: usage if it was asked for, then `[DONE]`.
+        """Return the closing frames: usage if it was asked for and is known, then `[DONE]`.
 
         Raises Interrupted while a choice has no finish reason: an answer that is not whole
         must not look whole.
         """
         if not all(state.finished for state in self._states):
             raise Interrupted("The upstream's stream ended before its finish reason.")
-        if not self._include_usage:
+        if not (self._include_usage and usage):
             return _DONE
         tail = _encode(render_usage(usage, self._head.task))
         return self._prefix + b'"choices":[],"usage":' + tail + b"}\n\n" + _DONE
@@ -216,8 +216,8 @@ class StreamEncoder:
         if state.finished:
             return frames
         said = _both_reasonings(said)
-        if calls:
-            said["tool_calls"] = [call for each in calls if (call := _call_delta(each, state))]
+        if begun := [call for each in calls or () if (call := _call_delta(each, state))]:
+            said["tool_calls"] = begun
         if said or choice.get("logprobs"):
             frames.append(_chat_frame({**choice, "finish_reason": None}, said))
         if reason := choice.get("finish_reason"):

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 import httpx
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
@@ -74,7 +74,9 @@ def create_app(
         openapi_config=OpenAPIConfig(
             title="Dragoman",
             version=__version__,
-            path="/docs",
+            openapi_router=Router(
+                "/docs", route_handlers=[], include_in_schema=False, after_request=_refuse_page
+            ),
             render_plugins=[SwaggerRenderPlugin(path="/")],
         ),
         logging_config=None,
@@ -107,6 +109,13 @@ async def _missing(shelf: TemplateShelf, stores: Stores | None) -> list[str]:
         *(f"template {source!r}: {why}" for source, why in shelf.failed.items()),
         *(await stores.missing() if stores else []),
     ]
+
+
+def _refuse_page(answer: Response[Any]) -> Response[Any]:
+    """Turn the page that Litestar has for what is not under `/docs` into our own 404."""
+    if answer.status_code == 404:
+        raise NotFoundException
+    return answer
 
 
 def _answer_gateway_error(_: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:

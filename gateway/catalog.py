@@ -32,6 +32,7 @@ class Upstream:
     server: Server
     dialect_name: str
     load_wait_seconds: float
+    credential: str | None = field(default=None, repr=False)
 
     @property
     def dialect(self) -> Dialect:
@@ -47,6 +48,10 @@ class Upstream:
     def name(self) -> str:
         """The configured name."""
         return self.server.name
+
+    def discreet(self, text: str) -> str:
+        """Return `text` without the credential."""
+        return text.replace(self.credential, "…") if self.credential else text
 
 
 @dataclass(slots=True)
@@ -146,7 +151,7 @@ def _upstream(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport) -
         )
     except ValueError as exc:
         raise ConfigError(f"upstreams: {exc}") from None
-    return Upstream(server, settings.dialect, settings.load_wait_seconds)
+    return Upstream(server, settings.dialect, settings.load_wait_seconds, key)
 
 
 def _base_url(settings: UpstreamSettings) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -94,6 +94,19 @@ def check(config: Path | None, data_dir: Path, as_json: bool) -> int:
     return asyncio.run(run(config, as_json=as_json))
 
 
+def _money(text: str | None) -> Decimal | None:
+    """Return the amount. Raises BadParameter."""
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        amount = Decimal("NaN")
+    if not amount.is_finite() or amount < 0:
+        raise click.BadParameter(f"{text!r} is not an amount of at least 0.")
+    return amount
+
+
 @main.group()
 def keys() -> None:
     """Create, list and revoke API keys. Works while the gateway runs."""
@@ -104,7 +117,9 @@ def keys() -> None:
 @click.option("--team", help="Team that the key belongs to.")
 @click.option("--models", help="Comma-separated globs of the models it may use.  [default: all]")
 @click.option(
-    "--expires", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%z"]), help="ISO date or time."
+    "--expires",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]),
+    help="ISO date or time; UTC unless it says otherwise.",
 )
 @click.option("--rpm", type=click.IntRange(0), help="Requests per minute.")
 @click.option("--tpm", type=click.IntRange(0), help="Tokens per minute.")
@@ -114,7 +129,7 @@ def keys() -> None:
 @click.option("--images-per-day", type=click.IntRange(0))
 @click.option("--speech-characters-per-day", type=click.IntRange(0))
 @click.option("--audio-seconds-per-day", type=click.IntRange(0))
-@click.option("--usd-per-month", type=Decimal)
+@click.option("--usd-per-month", callback=lambda _context, _option, text: _money(text))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 @_common
 def create(

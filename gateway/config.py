@@ -5,13 +5,22 @@ Unknown keys are errors. Secrets are named (`api_key_env`, `api_key_file`), neve
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from adapters.dialects import DIALECTS
@@ -20,6 +29,13 @@ LOCAL_UPSTREAM = "local"
 _ENV_PREFIX = "DRAGOMAN__"
 _TOKENIZERS = Path(__file__).parent.parent / "adapters" / "local" / "tokenizers"
 
+
+def _parsable(url: str) -> str:
+    _ = urlsplit(url).port  # raises ValueError, which names what is wrong
+    return url
+
+
+BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$"), AfterValidator(_parsable)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
@@ -75,7 +91,7 @@ class Upstream(_Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     dialect: str
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$")]
+    base_url: BaseUrl
     api_key_env: str | None = None
     api_key_file: Path | None = None
     connect_timeout_seconds: Seconds = 5
@@ -236,39 +252,74 @@ def _read_file(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror or 'cannot be read'}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: not TOML: {exc}") from None
+    # Those with an underscore are settings of pydantic-settings itself.
+    if strange := [key for key in values if key.startswith("_")]:
+        raise ConfigError(*(_unknown_key([key]) for key in strange))
+    return values
 
 
 def _check_variables() -> None:
-    """Refuse variables of sections that do not exist: pydantic-settings passes them over."""
-    sections = Settings.model_fields
-    wrong = [
-        name
-        for name in os.environ
-        if name.startswith(_ENV_PREFIX)
-        and name[len(_ENV_PREFIX) :].split("__")[0].lower() not in sections
-    ]
-    if wrong:
-        expected = ", ".join(sections)
-        raise ConfigError(
-            *(f"{name}: no such section; expected one of {expected}" for name in wrong)
-        )
+    """Refuse variables that pydantic-settings passes over, or fails on without naming them."""
+    names = [name for name in os.environ if name.startswith(_ENV_PREFIX)]
+    if problems := [problem for name in names if (problem := _problem_of_variable(name))]:
+        raise ConfigError(*problems)
+
+
+def _problem_of_variable(name: str) -> str | None:
+    section, *keys = name[len(_ENV_PREFIX) :].lower().split("__")
+    if section not in Settings.model_fields:
+        return f"{name}: no such section; expected one of {', '.join(Settings.model_fields)}"
+    if not keys and not _is_json(os.environ[name]):
+        return f"{name}: expected JSON, or one variable for each key ({name}__KEY)"
+    return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _problems(exc: ValidationError) -> list[str]:
     problems = []
-    for error in exc.errors(include_url=False):
-        key = ".".join(map(str, error["loc"]))
+    found = exc.errors(include_url=False)
+    places = [error["loc"] for error in found]
+    for error in found:
+        loc = error["loc"]
+        if any(place[: len(loc)] == loc != place for place in places):
+            continue  # pydantic counts only an array's valid items: the others are told already
+        key = ".".join(map(str, loc))
         if error["type"] == "extra_forbidden":
-            problems.append(f"{key}: unknown key")
+            problems.append(_unknown_key(loc))
         else:
             message = error["msg"].removeprefix("Value error, ")
             problems += [f"{key}: {line}" if key else line for line in message.splitlines()]
     return problems
+
+
+def _unknown_key(place: Sequence[int | str]) -> str:
+    """Return the problem of a key that is not expected at `place`, with those that are."""
+    section: type[BaseModel] = Settings
+    for step in place[:-1]:
+        if isinstance(step, str):
+            section = _section_in(section.model_fields[step].annotation)
+    key = ".".join(map(str, place))
+    return f"{key}: unknown key; expected one of {', '.join(section.model_fields)}"
+
+
+def _section_in(annotation: Any) -> type[BaseModel]:
+    """Return the section that a field's type is, or is a tuple of."""
+    while get_args(annotation):
+        annotation = get_args(annotation)[0]
+    section: type[BaseModel] = annotation
+    return section
 
 
 def _read_secret(path: Path) -> str:

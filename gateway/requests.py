@@ -215,7 +215,8 @@ class _TextRequest(_Object, total=False):
     seed: Seed | None
     logit_bias: Biases | None
     user: str | None
-    # Of chats only with OpenAI, of both with many servers.
+    # Of one of the two routes only with OpenAI, of both with many servers.
+    best_of: Annotated[int, Field(ge=0, le=20)] | None
     max_completion_tokens: Tokens | None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None
     tools: Annotated[Items[Tool], Field(max_length=1024)] | None
@@ -252,7 +253,6 @@ class CompletionRequest(_TextRequest, total=False):
     prompt: Prompt | None
     max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None
-    best_of: Annotated[int, Field(ge=0, le=20)] | None
     echo: bool | None
     suffix: str | None
 

@@ -7,14 +7,16 @@ upstream told it by status, by its first event or by a JSON object under status 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, Request
+from adapters.errors import UpstreamError
 from adapters.http import Reply
-from gateway.catalog import Target
+from gateway.catalog import Target, Upstream
 
 _LONGEST_ERROR_BYTES = 64 * 1024
 _LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
@@ -25,9 +27,10 @@ T = TypeVar("T")
 class Source:
     """One call's stream. `first`: the chunks that came with its first event."""
 
-    def __init__(self, call: Call, reply: Reply, decoder: Decoder) -> None:
+    def __init__(self, upstream: Upstream, call: Call, reply: Reply, decoder: Decoder) -> None:
         self.call = call
         self.first: list[Json] = []
+        self._upstream = upstream
         self._reply = reply
         self._decoder = decoder
         self._blocks = reply.chunks()
@@ -53,15 +56,20 @@ class Source:
         An upstream that would go on, though nothing more is wanted, is cut off at once.
         """
         decoder = self._decoder
-        if not decoder.done:
-            async for block in self._blocks:
-                if chunks := decoder.feed(block):
-                    yield chunks
-                if decoder.done:
-                    break
-            else:
-                yield decoder.end()
-                decoder.done = True
+        with _discreet(self._upstream):
+            if decoder.failure:
+                raise decoder.failure
+            if not decoder.done:
+                async for block in self._blocks:
+                    if chunks := decoder.feed(block):
+                        yield chunks
+                    if decoder.failure:
+                        raise decoder.failure
+                    if decoder.done:
+                        break
+                else:
+                    yield decoder.end()
+                    decoder.done = True
         if not decoder.ended:
             await self._reply.aclose()
 
@@ -76,8 +84,10 @@ class Source:
 class Whole(Source):
     """An answer that came in one piece although a stream was asked for: not all servers stream."""
 
-    def __init__(self, call: Call, reply: Reply, decoder: Decoder, answer: Json) -> None:
-        super().__init__(call, reply, decoder)
+    def __init__(
+        self, upstream: Upstream, call: Call, reply: Reply, decoder: Decoder, answer: Json
+    ) -> None:
+        super().__init__(upstream, call, reply, decoder)
         decoder.done = decoder.ended = True
         choices = [_as_chunk(choice) for choice in answer.get("choices") or ()]
         self.first = [{**answer, "choices": choices}]
@@ -104,15 +114,20 @@ async def _each(
     *,
     wait: bool,
 ) -> list[T]:
-    """Send all calls at once; if one fails, the others are ended too."""
+    """Send all calls at once."""
     seconds = target.upstream.load_wait_seconds if wait else 0
     when_loaded = target.cold_start.when_loaded
-    if len(calls) == 1:
-        return [await when_loaded(partial(send, calls[0]), wait_seconds=seconds)]
-    tasks = [
-        asyncio.ensure_future(when_loaded(partial(send, call), wait_seconds=seconds))
-        for call in calls
-    ]
+    with _discreet(target.upstream):
+        if len(calls) == 1:
+            return [await when_loaded(partial(send, calls[0]), wait_seconds=seconds)]
+        return await _all_of(
+            [when_loaded(partial(send, call), wait_seconds=seconds) for call in calls]
+        )
+
+
+async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
+    """Wait for all; if one fails, the others are ended too."""
+    tasks = [asyncio.ensure_future(attempt) for attempt in attempts]
     try:
         return await asyncio.gather(*tasks)
     except BaseException:
@@ -138,8 +153,8 @@ async def _source(target: Target, request: Request, call: Call) -> Source:
         if reply.headers.get("content-type", "").startswith("application/json"):
             body = await reply.read(_LONGEST_ANSWER_BYTES)
             answer = dialect.answer(request, call, headers=reply.headers, body=body)
-            return Whole(call, reply, decoder, answer)
-        source = Source(call, reply, decoder)
+            return Whole(target.upstream, call, reply, decoder, answer)
+        source = Source(target.upstream, call, reply, decoder)
         await source.open()
     except BaseException:
         await reply.aclose()
@@ -154,6 +169,17 @@ async def _open(target: Target, call: Call) -> Reply:
         return reply
     body = await reply.read(_LONGEST_ERROR_BYTES)
     raise refusals.from_response(reply.status, reply.headers, body)
+
+
+@contextmanager
+def _discreet(upstream: Upstream) -> Iterator[None]:
+    """Take the credential out of what an upstream says of it: errors reach clients and logs."""
+    try:
+        yield
+    except UpstreamError as exc:
+        exc.message = upstream.discreet(exc.message)
+        exc.args = (exc.message,)
+        raise
 
 
 def _as_chunk(choice: Json) -> Json:

@@ -62,11 +62,11 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
         if settings.is_embedded:
             await supervisor.start(_local_child(local))
         await supervisor.start(*_workers(settings.server, assignment))
-        ending = asyncio.create_task(supervisor.run())
-        if await _answers(listener, ending):
-            _announce(
-                settings, listener, stores.name, data_dir, seconds=time.perf_counter() - began
-            )
+        url, address = _url(listener), _address(listener)
+        # Open here, the socket would go on to take connections that no worker accepts any more.
+        ending = asyncio.create_task(supervisor.run(on_signal=listener.close))
+        if await _answers(address, ending):
+            _announce(settings, url, stores.name, data_dir, seconds=time.perf_counter() - began)
             _show_keys(made)
         return await ending
 
@@ -76,7 +76,10 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as exc:
-        raise OSError(f"cannot listen on {host}:{port}: {os.strerror(exc.errno or 0)}") from None
+        # create_server adds the address to `strerror`; a resolver's errors (< 0) have no other.
+        number = exc.errno or 0
+        reason = exc.strerror if number < 0 else os.strerror(number)
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
 async def _start_stores(store: Store, data_dir: Path, closing: AsyncExitStack) -> _Stores:
@@ -120,17 +123,16 @@ def _local_child(listener: socket.socket) -> Child:
     )
 
 
-async def _answers(listener: socket.socket, ending: asyncio.Task[int]) -> bool:
+async def _answers(address: tuple[str, int], ending: asyncio.Task[int]) -> bool:
     """Wait until a worker answers; False if the end comes first."""
-    asking = asyncio.create_task(_ask_health(listener))
+    asking = asyncio.create_task(_ask_health(*address))
     await asyncio.wait({asking, ending}, timeout=_START_SECONDS, return_when="FIRST_COMPLETED")
     asking.cancel()
     return asking.done() and not ending.done()
 
 
-async def _ask_health(listener: socket.socket) -> None:
+async def _ask_health(host: str, port: int) -> None:
     """Ask once: the socket listens already, so the answer comes with the first worker."""
-    host, port = _address(listener)
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
     await reader.readline()
@@ -148,11 +150,8 @@ def _url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _announce(
-    settings: Settings, listener: socket.socket, stores: str, data_dir: Path, *, seconds: float
-) -> None:
+def _announce(settings: Settings, url: str, stores: str, data_dir: Path, *, seconds: float) -> None:
     upstreams = ", ".join(f"{one.name} ({one.dialect})" for one in settings.upstreams)
-    url = _url(listener)
     workers = settings.server.workers
     print(
         f"Dragoman {__version__} listens on {url} ({workers} worker{'s'[: workers > 1]}, "

@@ -154,13 +154,16 @@ class Supervisor:
             group.append(Running(child, await _spawn(child), backoff=self._backoff))
         return group
 
-    async def run(self) -> int:
+    async def run(self, *, on_signal: Callable[[], None] | None = None) -> int:
         """Keep the children until SIGTERM or SIGINT, stop them and return the exit code.
 
+        `on_signal` is called before they are told to stop.
         0, or 128 + the number of a second signal, which kills what is left at once.
         """
         with _signals(signal.SIGTERM, signal.SIGINT) as received:
             await received.get()
+            if on_signal:
+                on_signal()
             async with asyncio.TaskGroup() as tasks:
                 impatience = tasks.create_task(self._kill_on_next(received))
                 await self.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from gateway.templates import Template, TemplateUnavailable
+
+logger = logging.getLogger(__name__)
 
 
 class TemplateShelf:
@@ -103,6 +106,9 @@ class TemplateShelf:
                 template = self._load(source)
             except TemplateUnavailable as error:
                 reason = error.message
+            except Exception as error:  # the edge of this thread, which must outlive any fault
+                logger.error("cannot load the tokenizer %r", source, exc_info=error)
+                reason = f"The tokenizer {source!r} cannot be loaded: {type(error).__name__}."
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(self._put, source, template, reason)
 

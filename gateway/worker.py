@@ -27,9 +27,9 @@ _BACKLOG = 2048
 def main(argument: str) -> int:
     """Serve until SIGTERM, then finish what is under way and return 0."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # uvicorn raises the signal again once it has shut down: with this handler that is an
-    # ordinary end.
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    # For the time before uvicorn listens to signals, and after: it raises the signal again once
+    # it has shut down, and with this handler that is an ordinary end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvloop.run(_serve(Assignment.parse(argument)))
     return 0
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import uvicorn
 import uvloop
 
@@ -19,6 +20,7 @@ from gateway.config import Settings
 from gateway.keys import digest, generate
 
 PEPPER = b"a pepper for tests, 32 bytes long"
+CREDENTIAL = "hf_the_upstreams_own_secret"  # what gateways in tests show to upstreams
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +42,19 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running_gateway(settings: Settings, data_dir: Path) -> AsyncIterator[Gateway]:
+async def running_gateway(
+    settings: Settings, data_dir: Path, *, transport: httpx.AsyncBaseTransport | None = None
+) -> AsyncIterator[Gateway]:
     """Run the application over a book in `data_dir` until the block ends.
 
-    Connections wait in the socket's backlog until it is up.
+    Connections wait in the socket's backlog until it is up. `transport`: instead of a network.
     """
     book = await Book.open(data_dir)
     key = generate()
     await book.create_key(key.id, digest(key.text, PEPPER), options=KeyOptions(name="test"))
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings, book=book, pepper=PEPPER),
+            create_app(settings, book=book, pepper=PEPPER, transport=transport),
             http="httptools",
             ws="none",
             lifespan="on",

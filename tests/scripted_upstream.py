@@ -16,16 +16,15 @@ Player = Callable[["Visit"], Awaitable[None]]
 class Visit:
     """One request as it came, and the server's end of its connection."""
 
-    def __init__(
-        self, head: bytes, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
         request_line, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
         self.method, self.path, _ = request_line.split(" ")
         pairs = (line.split(": ", 1) for line in lines)
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in pairs}
         self.raw = head + body
         self.body: dict[str, Any] = json.loads(body) if body else {}
-        self._reader = reader
+        self.connection: tuple[str, int] = writer.get_extra_info("peername")
+        self.left = asyncio.Event()
         self._writer = writer
 
     async def send(self, *parts: bytes) -> None:
@@ -37,9 +36,7 @@ class Visit:
     async def gone(self, *, within_seconds: float = 1.0) -> None:
         """Wait until the gateway has hung up. Raises TimeoutError when it does not in time."""
         async with asyncio.timeout(within_seconds):
-            with suppress(ConnectionError):
-                while await self._reader.read(1024):
-                    pass
+            await self.left.wait()
 
     def close(self) -> None:
         """End the connection in an orderly way."""
@@ -63,6 +60,7 @@ class Upstream:
     def __init__(self, default: Player) -> None:
         self._default = default
         self._writers: set[asyncio.StreamWriter] = set()
+        self._playing: set[asyncio.Task[None]] = set()
         self.rest()
 
     def rest(self) -> None:
@@ -73,6 +71,8 @@ class Upstream:
         self.under_way = self.most_at_once = 0
         for writer in self._writers:
             writer.transport.abort()
+        for task in self._playing:
+            task.cancel()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -98,10 +98,16 @@ class Upstream:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        visit = None
         try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                while True:
-                    await self._meet(await _read_visit(reader, writer))
+            while True:  # reads on while a part is played, so that it sees the gateway leave
+                visit = await _read_visit(reader, writer)
+                task = asyncio.create_task(self._meet(visit))
+                self._playing.add(task)
+                task.add_done_callback(self._playing.discard)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            if visit:
+                visit.left.set()
         finally:
             self._writers.discard(writer)
             writer.close()
@@ -115,7 +121,8 @@ class Upstream:
         self.under_way += 1
         self.most_at_once = max(self.most_at_once, self.under_way)
         try:
-            await player(visit)
+            with suppress(ConnectionError):
+                await player(visit)
         finally:
             self.under_way -= 1
 
@@ -123,7 +130,7 @@ class Upstream:
 async def _read_visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Visit:
     head = await reader.readuntil(b"\r\n\r\n")
     length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0] or 0)
-    return Visit(head, await reader.readexactly(length), reader, writer)
+    return Visit(head, await reader.readexactly(length), writer)
 
 
 def _sending(part: bytes) -> Player:

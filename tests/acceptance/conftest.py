@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ import pytest
 
 from gateway.config import Settings
 from tests.acceptance.recordings import Library, names
-from tests.gateway_fixture import Gateway, running_gateway
+from tests.gateway_fixture import CREDENTIAL, Gateway, running_gateway
 from tests.scripted_upstream import Upstream
 
-CREDENTIAL = "hf_the_upstreams_own_secret"
 TOKENIZER = Path(__file__).parents[2] / "adapters/local/tokenizers/SmolLM2-135M-Instruct"
 
-Started = Callable[..., AbstractAsyncContextManager[Gateway]]
+StartGateway = Callable[..., Awaitable[Gateway]]
 
 
 @pytest.fixture(scope="session")
@@ -62,14 +61,15 @@ async def gateway(
 
 
 @pytest.fixture
-async def start_gateway(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Callable[..., Any]]:
+async def start_gateway(tmp_path: Path, upstream: Upstream) -> AsyncIterator[StartGateway]:
     """Start a gateway of one's own in front of `upstream`, with these settings."""
     async with AsyncExitStack() as closing:
 
         async def start(*, server: dict[str, Any] | None = None, **options: Any) -> Gateway:
             hf = {"name": "hf", "dialect": "hf", "base_url": upstream.url, **options}
             model = {"id": "m", "targets": [{"upstream": "hf"}]}
-            settings = Settings(server=server or {}, upstreams=[hf], models=[model])
+            given = {"server": server or {}, "upstreams": [hf], "models": [model]}
+            settings = Settings.model_validate(given)
             return await closing.enter_async_context(running_gateway(settings, tmp_path))
 
         yield start
@@ -93,15 +93,14 @@ def _settings(url: str, tokenizer: str) -> Settings:
         return {"id": name, "targets": [{"upstream": by}], **options}
 
     rendered = {"tokenizer": tokenizer, "max_tokens_default": 77}
-    return Settings(
-        upstreams=[
-            upstream("endpoint", "hf", "/hf-inference"),
-            upstream("tgi", "tgi", "/tgi"),
-            upstream("vllm", "openai", "/v1"),
-        ],
-        models=[
-            *(model(name, "endpoint", **rendered) for name in names("native") + names("errors")),
-            *(model(name, "vllm") for name in names("openai")),
-            model("tgi", "tgi", **rendered),
-        ],
-    )
+    upstreams = [
+        upstream("endpoint", "hf", "/hf-inference"),
+        upstream("tgi", "tgi", "/tgi"),
+        upstream("vllm", "openai", "/v1"),
+    ]
+    models = [
+        *(model(name, "endpoint", **rendered) for name in names("native") + names("errors")),
+        *(model(name, "vllm") for name in names("openai")),
+        model("tgi", "tgi", **rendered),
+    ]
+    return Settings.model_validate({"upstreams": upstreams, "models": models})

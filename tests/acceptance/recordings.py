@@ -37,7 +37,10 @@ class Recording:
 
     def chunked(self, *parts: bytes) -> bytes:
         """Return the head and `parts`, one chunk each, without the last chunk."""
-        return b"%b\r\ntransfer-encoding: chunked\r\n\r\n%b" % (self.head, b"".join(map(chunk, parts)))
+        return b"%b\r\ntransfer-encoding: chunked\r\n\r\n%b" % (
+            self.head,
+            b"".join(map(chunk, parts)),
+        )
 
 
 def chunk(data: bytes) -> bytes:
@@ -89,4 +92,3 @@ def framed(recorded: Recording) -> bytes:
     if b"text/event-stream" not in recorded.head:
         return recorded.whole()
     return recorded.chunked(*recorded.events) + LAST_CHUNK
-

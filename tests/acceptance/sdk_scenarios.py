@@ -33,6 +33,8 @@ SCHEMA: Any = {
         "schema": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
+# What SDKs raise on answers that are not OpenAI's, beside their own errors.
+FAULTS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 FORCED: Any = {"type": "function", "function": {"name": "get_weather"}}
 
 
@@ -43,7 +45,7 @@ class Application:
         self._client = client
         self._create = client.chat.completions.create
 
-    async def chat(self) -> Json:
+    async def chat(self) -> Any:
         answer = await got(self._create(model="native/plain", messages=MESSAGES))
         choice = answer.choices[0]
         return {
@@ -55,7 +57,7 @@ class Application:
             "usage": counts(answer.usage),
         }
 
-    async def stream(self) -> Json:
+    async def stream(self) -> Any:
         stream = await got(self._create(model="native/plain", messages=MESSAGES, stream=True))
         chunks = [chunk async for chunk in each(stream)]
         choices = [choice for chunk in chunks for choice in chunk.choices]
@@ -67,7 +69,7 @@ class Application:
             "chunks_with_usage": sum(chunk.usage is not None for chunk in chunks),
         }
 
-    async def stream_usage(self) -> Json:
+    async def stream_usage(self) -> Any:
         options = {"include_usage": True}
         stream = await got(
             self._create(
@@ -83,15 +85,15 @@ class Application:
             "usage": counts(told[-1].usage),
         }
 
-    async def helper(self) -> Json:
+    async def helper(self) -> Any:
         return await self._final(model="native/plain")
 
-    async def completion(self) -> Json:
+    async def completion(self) -> Any:
         answer = await got(self._client.completions.create(model="native/plain", prompt="Hi"))
         choice = answer.choices[0]
         return {"object": answer.object, "text": choice.text, "finish_reason": choice.finish_reason}
 
-    async def completion_stream(self) -> Json:
+    async def completion_stream(self) -> Any:
         stream = await got(
             self._client.completions.create(model="native/plain", prompt="Hi", stream=True)
         )
@@ -101,26 +103,26 @@ class Application:
             "finish_reasons": [each.finish_reason for each in choices if each.finish_reason],
         }
 
-    async def two_choices(self) -> list[Json]:
+    async def two_choices(self) -> Any:
         return await self._final(model="native/plain", n=2)
 
-    async def tools(self) -> Json:
+    async def tools(self) -> Any:
         answer = await got(self._create(model="native/tools", messages=MESSAGES, tools=TOOLS))
         return seen(answer.choices[0])
 
-    async def tools_stream(self) -> list[Json]:
+    async def tools_stream(self) -> Any:
         return await self._final(model="native/tools", tools=TOOLS)
 
-    async def forced_tool(self) -> Json:
+    async def forced_tool(self) -> Any:
         answer = await got(
             self._create(model="native/forced", messages=MESSAGES, tools=TOOLS, tool_choice=FORCED)
         )
         return seen(answer.choices[0])
 
-    async def forced_tool_stream(self) -> list[Json]:
+    async def forced_tool_stream(self) -> Any:
         return await self._final(model="native/forced", tools=TOOLS, tool_choice=FORCED)
 
-    async def logprobs(self) -> Json:
+    async def logprobs(self) -> Any:
         answer = await got(
             self._create(model="native/logprobs", messages=MESSAGES, logprobs=True, top_logprobs=2)
         )
@@ -129,56 +131,56 @@ class Application:
             for token in answer.choices[0].logprobs.content
         ]
 
-    async def logprobs_stream(self) -> Json:
+    async def logprobs_stream(self) -> Any:
         stream = await got(
             self._create(model="native/logprobs", messages=MESSAGES, logprobs=True, stream=True)
         )
         choices = [choice async for chunk in each(stream) for choice in chunk.choices]
         return [token.token for each in choices if each.logprobs for token in each.logprobs.content]
 
-    async def structured(self) -> Json:
+    async def structured(self) -> Any:
         answer = await got(
             self._create(model="native/json", messages=MESSAGES, response_format=SCHEMA)
         )
         return json.loads(answer.choices[0].message.content)
 
-    async def headers(self) -> Json:
+    async def headers(self) -> Any:
         create = self._client.chat.completions.with_raw_response.create
         raw = await got(create(model="native/plain", messages=MESSAGES, store=True))
         return named(raw.headers)
 
-    async def stream_headers(self) -> Json:
+    async def stream_headers(self) -> Any:
         create = self._client.chat.completions.with_raw_response.create
         raw = await got(create(model="native/plain", messages=MESSAGES, store=True, stream=True))
         async for _ in each(await got(raw.parse())):
             pass
         return named(raw.headers)
 
-    async def models(self) -> Json:
+    async def models(self) -> Any:
         listed = [model.id async for model in each(await got(self._client.models.list()))]
         shown = await got(self._client.models.retrieve("native/plain"))
         return {"listed": "native/plain" in listed, "shown": shown.id}
 
-    async def repeated_tools(self) -> list[Json]:
+    async def repeated_tools(self) -> Any:
         return await self._final(model="openai/repeated_tools", tools=TOOLS)
 
-    async def bare_tools(self) -> list[Json]:
+    async def bare_tools(self) -> Any:
         return await self._final(model="openai/bare_tools", tools=TOOLS)
 
-    async def bare_tools_whole(self) -> Json:
+    async def bare_tools_whole(self) -> Any:
         answer = await got(self._create(model="openai/bare_tools", messages=MESSAGES, tools=TOOLS))
         return seen(answer.choices[0])
 
-    async def vllm_stream(self) -> list[Json]:
+    async def vllm_stream(self) -> Any:
         return await self._final(model="openai/vllm")
 
-    async def tgi_chat_stream(self) -> list[Json]:
+    async def tgi_chat_stream(self) -> Any:
         return await self._final(model="openai/tgi")
 
-    async def unordered_choices(self) -> list[Json]:
+    async def unordered_choices(self) -> Any:
         return await self._final(model="openai/unordered", n=2)
 
-    async def broken_stream(self) -> Json:
+    async def broken_stream(self) -> Any:
         stream = await got(self._create(model="native/fails", messages=MESSAGES, stream=True))
         content, reasons = "", []
         try:
@@ -196,7 +198,7 @@ class Application:
             }
         return {"error": None}
 
-    async def errors(self) -> Json:
+    async def errors(self) -> Any:
         bad_key = self._client.with_options(api_key="sk-dm_nonsense")
         return {
             "key": await failure(bad_key.chat.completions.create, model="native/plain"),
@@ -211,7 +213,7 @@ class Application:
             "failed": await failure(self._create, model="errors/generation"),
         }
 
-    async def _final(self, **options: Any) -> list[Json]:
+    async def _final(self, **options: Any) -> Any:
         """Return the choices that the SDK's own accumulating helper ends with."""
         opened = self._client.chat.completions.stream(messages=MESSAGES, **options)
         if hasattr(opened, "__aenter__"):
@@ -286,7 +288,7 @@ async def attempt(scenario: Any) -> Any:
     """Return the scenario's facts, or what it raised: the others are to run all the same."""
     try:
         return await scenario()
-    except Exception as error:
+    except (openai.OpenAIError, *FAULTS) as error:
         return f"{type(error).__name__}: {error}"
 
 

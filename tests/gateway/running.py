@@ -37,7 +37,7 @@ _NATIVE = {"generated_text": "Hi", "details": _DETAILS}
 class FakeUpstream(httpx.MockTransport):
     """Answers `Hi` in every dialect and keeps what it was asked."""
 
-    requests: list[httpx.Request] = field(default_factory=list)
+    requests: list[httpx.Request] = field(default_factory=list, repr=False)
     answer: Callable[[httpx.Request], httpx.Response] | None = None
 
     def __post_init__(self) -> None:
@@ -53,16 +53,23 @@ def say_hi(request: httpx.Request) -> httpx.Response:
     body = json.loads(request.content)
     path = request.url.path
     if path.endswith("/completions"):
-        chat = path.endswith("/chat/completions")
-        said = {"message": {"role": "assistant", "content": "Hi"}} if chat else {"text": "Hi"}
-        if body.get("stream"):
-            said = {"delta": said["message"]} if chat else said
-            return events({"choices": [{"index": 0, **said, "finish_reason": "stop"}]}, "[DONE]")
-        choice = {"index": 0, **said, "finish_reason": "stop"}
-        return httpx.Response(200, json={"choices": [choice], "usage": {}})
+        return _say_hi_as_openai(body, chat=path.endswith("/chat/completions"))
     if body.get("stream") or path.endswith("/generate_stream"):
         return events({**_TOKEN, **_NATIVE})
     return httpx.Response(200, json=_NATIVE if path.endswith("/generate") else [_NATIVE])
+
+
+def _say_hi_as_openai(body: dict[str, Any], *, chat: bool) -> httpx.Response:
+    prompt = None if chat else body.get("prompt")
+    is_batch = isinstance(prompt, list) and not isinstance(prompt[0], int)
+    total = body.get("n", 1) * (len(prompt) if is_batch else 1)
+    said = {"role": "assistant", "content": "Hi"}
+    name = "delta" if body.get("stream") else "message"
+    shape = {name: said} if chat else {"text": "Hi"}
+    choices = [{"index": at, **shape, "finish_reason": "stop"} for at in range(total)]
+    if body.get("stream"):
+        return events({"choices": choices}, "[DONE]")
+    return httpx.Response(200, json={"choices": choices, "usage": {}})
 
 
 def events(*payloads: object) -> httpx.Response:
@@ -75,8 +82,11 @@ def events(*payloads: object) -> httpx.Response:
     )
 
 
-def settings(**server: Any) -> Settings:
-    """Return settings with the models `openai/model`, `hf/model` and `tgi/model`."""
+def settings(*, tokenizer: Path | None = None, **server: Any) -> Settings:
+    """Return settings with the models `openai/model`, `hf/model` and `tgi/model`.
+
+    The last two need a `tokenizer`.
+    """
     return Settings(
         server=server,
         upstreams=[
@@ -86,7 +96,7 @@ def settings(**server: Any) -> Settings:
             {
                 "id": f"{name}/model",
                 "aliases": [f"alias-{name}"],
-                "tokenizer": str(TOKENIZER),
+                "tokenizer": str(tokenizer) if tokenizer else None,
                 "targets": [{"upstream": name}],
             }
             for name in DIALECTS
@@ -94,7 +104,7 @@ def settings(**server: Any) -> Settings:
     )
 
 
-@dataclass
+@dataclass(repr=False)
 class Gateway:
     """A gateway and a key to it."""
 
@@ -103,6 +113,9 @@ class Gateway:
     upstream: FakeUpstream
     key: str
     key_id: str
+
+    def __repr__(self) -> str:
+        return "Gateway"
 
     @property
     def headers(self) -> dict[str, str]:
@@ -216,6 +229,10 @@ class Wire:
         }
         body = await self._reader.readexactly(int(headers.get("content-length", 0)))
         return Answer(int(first.split()[1]), headers, body)
+
+    async def read_until(self, mark: bytes) -> bytes:
+        """Read up to `mark`, which must come."""
+        return await self._reader.readuntil(mark)
 
     async def is_closed(self) -> bool:
         """Wait for the other side to hang up."""

@@ -23,6 +23,7 @@ from tests.gateway.running import (
     request_head,
     serving,
     settings,
+    started_gateway,
     unstarted_gateway,
 )
 
@@ -33,18 +34,24 @@ LIMIT_BYTES = 64 * 1024
 LONGEST_MS = 50
 
 
-@pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[Gateway]:
-    async with unstarted_gateway(tmp_path, settings(max_body_mb=LIMIT_BYTES / 2**20)) as made:
+@pytest.fixture(scope="module")
+async def gateway(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+    config = settings(max_body_mb=LIMIT_BYTES / 2**20)
+    async with unstarted_gateway(tmp_path_factory.mktemp("data"), config) as made:
         yield made
 
 
-@pytest.fixture
-async def port(gateway: Gateway) -> AsyncIterator[int]:
+@pytest.fixture(scope="module")
+async def module_port(gateway: Gateway) -> AsyncIterator[int]:
     async with serving(gateway.app) as port:
         yield port
-        assert await is_alive(port)
-        assert gateway.upstream.requests == []
+
+
+@pytest.fixture
+async def port(gateway: Gateway, module_port: int) -> AsyncIterator[int]:
+    yield module_port
+    assert await is_alive(module_port)
+    assert gateway.upstream.requests == []
 
 
 async def is_alive(port: int) -> bool:
@@ -142,19 +149,18 @@ async def test_a_body_that_does_not_come_in_time_is_refused(
 
 
 async def test_a_head_that_does_not_come_in_time_is_refused(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.05)
-    async with serving(gateway.app) as port:
-        answer = await ask(port, b"POST /v1/chat/completions HTTP/1.1\r\nhost: ")
+    answer = await ask(port, b"POST /v1/chat/completions HTTP/1.1\r\nhost: ")
     check_refusal(answer, status=408, code="invalid_http")
 
 
 async def test_a_connection_that_sends_nothing_is_closed(
-    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.05)
-    async with serving(gateway.app) as port, connected(port) as client:
+    async with connected(port) as client:
         assert await client.is_closed()
 
 
@@ -211,13 +217,14 @@ async def test_a_head_without_end_is_refused(port: int, sent: bytes) -> None:
 
 @pytest.mark.parametrize("protocol_name", ["h2c", "websocket", "TLS/1.3"])
 async def test_a_wish_for_another_protocol_is_passed_over(
-    gateway: Gateway, protocol_name: str
+    gateway: Gateway, port: int, protocol_name: str
 ) -> None:
     wish = {"connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol_name}
-    async with serving(gateway.app) as port, connected(port) as client:
+    async with connected(port) as client:
         for _ in range(2):
             await client.send(post(gateway.key, **wish))
             assert (await client.answer()).status == 200
+    gateway.upstream.requests.clear()
 
 
 REFUSED_EARLY = {
@@ -257,13 +264,13 @@ async def test_twenty_thousand_errors_in_one_body_are_refused_as_fast_as_one(
     tmp_path: Path, wrong: dict[str, object]
 ) -> None:
     body = json.dumps({**CHAT, **wrong}).encode()
-    async with unstarted_gateway(tmp_path) as gateway, serving(gateway.app) as port:
-        spent_ms = []
+    spent_ms = []
+    async with started_gateway(tmp_path) as gateway, gateway.client() as client:
         for _ in range(5):
             began = time.perf_counter()
-            answer = await ask(port, post(gateway.key, body))
+            answer = await client.post("/v1/chat/completions", content=body)
             spent_ms.append((time.perf_counter() - began) * 1000)
-            assert answer.status == 400
+            assert answer.status_code == 400
     assert statistics.median(spent_ms) < LONGEST_MS
 
 

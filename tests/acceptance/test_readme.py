@@ -1,0 +1,122 @@
+"""The README, done as a newcomer would: its commands are run, its snippet pasted."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DRAGOMAN = Path(sys.executable).with_name("dragoman")
+KEY = re.compile(r"sk-dm_[0-9A-Za-z]{46}")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[str]:
+    """Every command line that the README shows after a `$`."""
+    return re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Served:
+    port: int
+    key: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """`dragoman serve` with everything embedded, as `make serve` starts it."""
+    data_dir = tmp_path_factory.mktemp("data")
+    environment = {**os.environ, "DRAGOMAN_DATA_DIR": str(data_dir)}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [DRAGOMAN, "serve", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert process.stdout is not None
+    printed = ""
+    while "admin key" not in printed:
+        line = process.stdout.readline()
+        assert line, f"the gateway ended early: {printed}"
+        printed += line
+    key = KEY.search(printed)
+    assert key is not None
+    yield Served(port, key[0], environment)
+    process.send_signal(signal.SIGINT)
+    process.stdout.close()
+    assert process.wait(20) == 0
+
+
+def test_the_snippet_prints_what_the_readme_shows(served: Served) -> None:
+    snippet = blocks("python")[0].replace("sk-dm_…", served.key)
+    snippet = snippet.replace("127.0.0.1:8000", f"127.0.0.1:{served.port}")
+    shown = README.split(blocks("python")[0])[1].split("```console\n")[1].split("```")[0]
+
+    done = subprocess.run(
+        [sys.executable, "-c", snippet], capture_output=True, text=True, timeout=120, check=False
+    )
+
+    assert done.stdout == shown, done.stderr
+
+
+@pytest.mark.parametrize("command", [line for line in commands() if line.startswith("dragoman")])
+def test_every_dragoman_command_runs(command: str, served: Served) -> None:
+    words = shlex.split(command)[1:]
+    if "revoke" in words:
+        listed = subprocess.run(
+            [DRAGOMAN, "keys", "list"],
+            capture_output=True,
+            text=True,
+            env=served.environment,
+            check=True,
+        )
+        words[-1] = listed.stdout.split("\n")[1].split()[0]
+
+    done = subprocess.run(
+        [DRAGOMAN, *words], capture_output=True, text=True, env=served.environment, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+@pytest.mark.parametrize(
+    "command", [line.split("#")[0] for line in commands() if line.startswith("make")]
+)
+def test_every_make_command_is_a_target(command: str) -> None:
+    done = subprocess.run(
+        [*shlex.split(command), "--dry-run"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_configuration_is_one() -> None:
+    settings = Settings(**tomllib.loads(blocks("toml")[0]))
+
+    assert [upstream.dialect for upstream in settings.upstreams] == ["tgi", "hf", "openai"]
+    assert settings.models[0].aliases == ("gpt-4o-mini",)
