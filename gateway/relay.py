@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from adapters.base import Json, Plan, Request, Task
 from adapters.errors import DialectError, UpstreamError
 from gateway import sending
-from gateway.answers import Head, StreamEncoder, render_answer
+from gateway.answers import Head, render_answer
 from gateway.catalog import Catalog, Model, Target
+from gateway.chunks import StreamEncoder
 from gateway.errors import BadRequest, from_dialect, from_upstream
 from gateway.keys import Caller
 from gateway.prompts import Prompts

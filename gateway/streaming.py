@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from adapters.base import Json
 from adapters.errors import UpstreamError
-from gateway.answers import StreamEncoder
+from gateway.chunks import StreamEncoder
 from gateway.errors import GatewayError, from_upstream
 from gateway.sending import Source
 from gateway.usage import UsageMeter

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from adapters.base import Task
 from adapters.errors import Interrupted
-from gateway.answers import Head, StreamEncoder, render_answer, render_usage
+from gateway.answers import Head, render_answer
+from gateway.chunks import StreamEncoder, render_usage
 
 Json = dict[str, Any]
 
