@@ -648,7 +648,7 @@ async def test_late_end_is_timed_out_however_lively_the_body(transport: Transpor
                 await asyncio.sleep(0.01)
         left.set()
 
-    timeouts = Timeouts(first_byte_seconds=0.05, total_seconds=0.2)
+    timeouts = Timeouts(first_byte_seconds=1, total_seconds=0.2)
     async with serving(script) as server:
         started = asyncio.get_running_loop().time()
         reply = await upstream_at(server.url, transport, timeouts=timeouts).open(CALL)
