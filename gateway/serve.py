@@ -59,12 +59,13 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
             state_url=stores.state_url,
             cache_url=stores.cache_url,
         )
-        if settings.is_embedded:
-            await supervisor.start(_local_child(local))
-        await supervisor.start(*_workers(settings.server, assignment))
         url, address = _url(listener), _address(listener)
         # Open here, the socket would go on to take connections that no worker accepts any more.
         ending = asyncio.create_task(supervisor.run(on_signal=listener.close))
+        await asyncio.sleep(0)  # now a signal is heard
+        if settings.is_embedded:
+            await supervisor.start(_local_child(local))
+        await supervisor.start(*_workers(settings.server, assignment))
         if await _answers(address, ending):
             _announce(settings, url, stores.name, data_dir, seconds=time.perf_counter() - began)
             _show_keys(made)

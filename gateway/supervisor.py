@@ -142,22 +142,26 @@ class Supervisor:
     def __init__(self, *, backoff: Backoff | None = None) -> None:
         self._backoff = backoff or Backoff()
         self._groups: list[list[Running]] = []
+        self._is_stopping = False
 
     async def start(self, *children: Child) -> list[Running]:
-        """Start one group and return as soon as its processes exist.
+        """Start one group and return as soon as its processes exist; none once it is stopping.
 
         Raises OSError if one cannot be started; those before it run until `stop`.
         """
         group: list[Running] = []
         self._groups.append(group)
         for child in children:
+            if self._is_stopping:
+                break
             group.append(Running(child, await _spawn(child), backoff=self._backoff))
         return group
 
     async def run(self, *, on_signal: Callable[[], None] | None = None) -> int:
         """Keep the children until SIGTERM or SIGINT, stop them and return the exit code.
 
-        `on_signal` is called before they are told to stop.
+        Begin it before `start`: until then a signal ends this process at once. `on_signal` is
+        called before the children are told to stop.
         0, or 128 + the number of a second signal, which kills what is left at once.
         """
         with _signals(signal.SIGTERM, signal.SIGINT) as received:
@@ -172,6 +176,7 @@ class Supervisor:
 
     async def stop(self) -> None:
         """Stop the groups one after the other, the last first. May be called twice."""
+        self._is_stopping = True
         for group in reversed(self._groups):
             await asyncio.gather(*(running.stop() for running in group))
 

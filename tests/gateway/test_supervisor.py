@@ -52,8 +52,10 @@ async def main():
     name, code, report = sys.argv[1:]
     supervisor = Supervisor()
     command = (sys.executable, "-S", "-c", code, name, report)
+    ending = asyncio.create_task(supervisor.run())
+    await asyncio.sleep(0)
     await supervisor.start(Child(name=name, command=command, pass_fds=(int(report),)))
-    return await supervisor.run()
+    return await ending
 
 logging.basicConfig(format="parent: %(message)s")
 sys.exit(asyncio.run(main()))
@@ -333,6 +335,13 @@ async def test_parent_told_to_end_stops_its_children_and_exits_0(
         assert await reports.line() == "worker down"
         assert await asyncio.to_thread(process.wait, 10) == 0
         assert await gone(pid, within_seconds=0)
+
+
+async def test_nothing_is_started_once_it_is_stopping(reports: Reports) -> None:
+    supervisor = Supervisor()
+    await supervisor.stop()
+
+    assert await supervisor.start(child(reports)) == []
 
 
 async def test_second_ctrl_c_kills_what_is_still_draining(reports: Reports) -> None:
