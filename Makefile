@@ -29,7 +29,7 @@ bench: $(VENV)/.weights $(VENV)/.dev  ## Measure the gateway; PEERS=1 measures o
 
 lock:  ## Write the lock files anew from pyproject.toml (needs uv)
 	@for set in run dev; do \
-	  uv pip compile pyproject.toml --extra local --group build $$([ $$set = run ] || echo --group dev) \
+	  uv pip compile pyproject.toml --extra local --extra asr --group build $$([ $$set = run ] || echo --group dev) \
 	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	    --no-header --no-config --quiet -o deploy/lock/$$set.txt || exit 1; done
 
@@ -44,7 +44,7 @@ $(BIN)/python:
 	  || { rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/.run: $(RUN) pyproject.toml | $(BIN)/python
-	@echo "Installing what the gateway needs (about 500 MB, a minute or two) …"
+	@echo "Installing what the gateway needs (about 800 MB, a minute or two) …"
 	@$(PIP) install --require-hashes --no-deps -r $(RUN)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

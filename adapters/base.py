@@ -22,6 +22,10 @@ class Task(StrEnum):
 
     CHAT = "chat"
     COMPLETION = "completion"
+    IMAGE = "image"
+    SPEECH = "speech"
+    EMBEDDING = "embedding"
+    TRANSCRIPTION = "transcription"
 
 
 class ToolStyle(StrEnum):
@@ -33,13 +37,26 @@ class ToolStyle(StrEnum):
     JSON = "json"  # one bare {"name", "arguments"}: what a grammar forced
 
 
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An image or a sound as it came. `type` is what the sender called it: it may be wrong."""
+
+    data: bytes
+    type: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One client's request as a dialect gets it.
 
     `body` holds OpenAI's fields after validation, without nulls. `prompts` are the rendered
-    texts (one for a chat, one per prompt for completions), empty for a dialect that does not
-    ask for them (`renders`). `model` is the upstream's name of the model.
+    texts (one for a chat, one per prompt for completions, one per piece of what is to be
+    spoken), empty for a translator that does not ask for them (`renders`). `model` is the
+    upstream's name of the model, `media` the sound to be transcribed. `parameter_names`: OpenAI's
+    parameter → the model's own, where it has one and the native API leaves the name to the model.
+
+    `images` are data URLs, in the order of a chat's image parts; in its prompt each is to stand
+    where `image_mark` does.
     """
 
     task: Task
@@ -49,6 +66,10 @@ class Request:
     prompts: tuple[str, ...] = ()
     tool_style: ToolStyle | None = None
     max_tokens_default: int = 1024
+    media: Media | None = None
+    images: tuple[str, ...] = ()
+    image_mark: str = ""
+    parameter_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +110,8 @@ class Decoder(Protocol):
         """Return what was held back at the end of the body. Raises Interrupted if cut short."""
 
 
-class Dialect(Protocol):
-    """One wire format. `renders`: it takes prompts, so the chat template is applied before."""
+class Translator(Protocol):
+    """One task in one wire format. `renders`: it takes prompts, so a template is applied before."""
 
     renders: bool
 
@@ -100,7 +121,21 @@ class Dialect(Protocol):
     def answer(
         self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
     ) -> Json:
-        """Return OpenAI's answer object (`choices`, `usage`, …) of one call's 200 body."""
+        """Return OpenAI's answer object of one call's 200 body.
+
+        Text: `choices`, `usage`. Image: `data` of `{"media": Media}`. Speech: `{"media": Media}`.
+        Embedding: `data` of `{"embedding": [float, …]}`, `usage`. Transcription: `text`, maybe
+        `segments` and `words` (both `{"text", "timestamp": [start, end]}`), and `whole`, the
+        upstream's object if it speaks OpenAI.
+        """
+
+
+class StreamTranslator(Translator, Protocol):
+    """A task whose answers can be streamed as they are made."""
 
     def decoder(self, request: Request, call: Call) -> Decoder:
         """Return a fresh decoder of one call's stream."""
+
+
+Dialect = Mapping[Task, Translator]
+"""A wire format: what it can do, and who translates it."""

@@ -4,11 +4,52 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from adapters.base import Dialect
-from adapters.hf import HfDialect
-from adapters.openai import OpenAIDialect
-from adapters.tgi import TgiDialect
+from adapters.base import Dialect, Task
+from adapters.fal import FalImage
+from adapters.hf import HfText
+from adapters.native_embedding import HfEmbedding, TeiEmbedding
+from adapters.native_image import NativeImage
+from adapters.native_speech import NativeSpeech
+from adapters.native_transcription import NativeTranscription
+from adapters.openai import OpenAIText
+from adapters.openai_embedding import OpenAIEmbedding
+from adapters.openai_image import NSCALE, TOGETHER, OpenAIImage
+from adapters.openai_speech import TOGETHER_SPEECH, OpenAISpeech
+from adapters.openai_transcription import OpenAITranscription
+from adapters.tgi import TgiText
 
 DIALECTS: MappingProxyType[str, Dialect] = MappingProxyType(
-    {"hf": HfDialect(), "tgi": TgiDialect(), "openai": OpenAIDialect()}
+    {
+        "hf": {
+            Task.CHAT: HfText(),
+            Task.COMPLETION: HfText(),
+            Task.IMAGE: NativeImage(),
+            Task.SPEECH: NativeSpeech(),
+            Task.EMBEDDING: HfEmbedding(),
+            Task.TRANSCRIPTION: NativeTranscription(),
+        },
+        "tei": {Task.EMBEDDING: TeiEmbedding()},
+        "tgi": {Task.CHAT: TgiText(), Task.COMPLETION: TgiText()},
+        "openai": {
+            Task.CHAT: OpenAIText(),
+            Task.COMPLETION: OpenAIText(),
+            Task.IMAGE: OpenAIImage(),
+            Task.SPEECH: OpenAISpeech(),
+            Task.EMBEDDING: OpenAIEmbedding(),
+            Task.TRANSCRIPTION: OpenAITranscription(),
+        },
+        "together": {
+            Task.EMBEDDING: OpenAIEmbedding(),
+            Task.IMAGE: TOGETHER,
+            Task.SPEECH: TOGETHER_SPEECH,
+        },
+        "nscale": {Task.IMAGE: NSCALE},
+        "fal": {Task.IMAGE: FalImage()},
+    }
 )
+
+UNDER_V1 = frozenset({"openai", "together", "nscale"})
+"""Dialects whose servers are meant at `/v1` when they are given without a path."""
+
+AUTH_SCHEMES = MappingProxyType({"fal": "Key"})
+"""How a dialect's servers are shown their credential (RFC 9110 §11.4), where not by `Bearer`."""

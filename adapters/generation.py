@@ -16,6 +16,7 @@ from adapters.base import Call, Decoder, Json, Plan, Request
 from adapters.choice import ChoiceText, whole_choice
 from adapters.errors import Interrupted, UpstreamError
 from adapters.parameters import left_out, native_parameters, samples, seed_of
+from adapters.prompt_images import ignored_details, prompts_with_images
 from adapters.sse import EventParser
 
 _FINISH_REASONS = {"length": "length", "eos_token": "stop", "stop_sequence": "stop"}
@@ -81,19 +82,19 @@ class NativeText:
         is passed by (`x-use-cache`): it would answer a repeated payload with the first draw.
         Raises DialectError for what must not be left out in silence.
         """
-        ignored = left_out(request.body)
+        ignored = left_out(request.body) + ignored_details(request)
         parameters = native_parameters(request)
         drawn = samples(request.body) and "seed" not in request.body
         path, headers = self.path(request), {"x-use-cache": "0"} if drawn else {}
-        choices = request.body.get("n", 1)
-        total = choices * len(request.prompts)
+        choices, prompts = request.body.get("n", 1), prompts_with_images(request)
+        total = choices * len(prompts)
         calls = tuple(
             Call(
                 path=path,
                 headers=headers,
                 index=index,
                 body=_payload(
-                    request.prompts[index // choices],
+                    prompts[index // choices],
                     parameters,
                     seed=seed_of(request.body, index, total),
                     stream=request.stream if self.says_stream else None,

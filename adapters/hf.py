@@ -6,7 +6,7 @@ from adapters.base import Request
 from adapters.generation import NativeText
 
 
-class HfDialect(NativeText):
+class HfText(NativeText):
     """One path for answers and streams; a target without a model is an endpoint's root."""
 
     says_stream = True

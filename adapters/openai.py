@@ -20,7 +20,7 @@ _PATHS = {Task.CHAT: "/chat/completions", Task.COMPLETION: "/completions"}
 _read = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class OpenAIDialect:
+class OpenAIText:
     """Base URLs end in `/v1` or what stands for it."""
 
     renders = False

@@ -6,7 +6,7 @@ from adapters.base import Request
 from adapters.generation import NativeText
 
 
-class TgiDialect(NativeText):
+class TgiText(NativeText):
     """`/generate` and `/generate_stream`: the path says whether the answer is streamed."""
 
     def path(self, request: Request) -> str:

@@ -23,7 +23,7 @@ import httpx
 
 from adapters.connection import Connection
 
-_Origin = tuple[str, str, int | None]
+_Origin = tuple[str, str, int | None, str]  # scheme, host, port, address to connect to
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -34,6 +34,9 @@ class Transport(httpx.AsyncBaseTransport):
     last byte to the answer's head; `total`, from the call to the body's end. Headers are sent as
     they are, so `host` and `content-length` are the caller's. Raises httpx's exceptions:
     `ConnectError` and `ConnectTimeout` mean that nothing was sent.
+
+    `request.extensions["address"]` may hold the IP address to connect to, where the URL's host
+    must not be resolved again; certificates are still checked against the host.
 
     Connections in use are not limited (whoever calls admits requests; a second limit here would
     queue unseen). `idle_connections` per origin are kept for reuse, none longer than
@@ -56,7 +59,7 @@ class Transport(httpx.AsyncBaseTransport):
         """Return the answer once its head is here; whoever calls closes its `stream`."""
         message = _render(request, await request.aread())
         url, limits = request.url, request.extensions.get("timeout", {})
-        origin = (url.scheme, url.host, url.port)
+        origin = (url.scheme, url.host, url.port, request.extensions.get("address", url.host))
         end_at = _after(limits.get("total"))
         connection = self._reuse(origin) or await self._connect(
             origin, deadline=min(_after(limits.get("connect")), end_at)
@@ -82,22 +85,23 @@ class Transport(httpx.AsyncBaseTransport):
         return self._given_ssl_context or httpx.create_ssl_context()
 
     async def _connect(self, origin: _Origin, *, deadline: float) -> Connection:
-        scheme, host, port = origin
+        scheme, host, port, address = origin
         if scheme not in _PORTS:
             raise httpx.UnsupportedProtocol(f"expected http or https, not {scheme!r}")
         with _connect_errors():
             async with asyncio.timeout_at(deadline if deadline < inf else None):
                 _, connection = await asyncio.get_running_loop().create_connection(
                     lambda: Connection(partial(self._keep, origin)),
-                    host,
+                    address,
                     port or _PORTS[scheme],
                     ssl=self._ssl_context if scheme == "https" else None,
+                    server_hostname=host if scheme == "https" else None,
                 )
         return connection
 
     def _reuse(self, origin: _Origin) -> Connection | None:
         """Return the connection that was idle for the shortest time and is still open."""
-        idle, oldest = self._idle[origin], _after(-self._idle_seconds)
+        idle, oldest = self._idle.get(origin, deque()), _after(-self._idle_seconds)
         while idle:
             connection = idle.pop()
             if connection.idle_since >= oldest and connection.is_reusable():
@@ -112,6 +116,8 @@ class Transport(httpx.AsyncBaseTransport):
         oldest = connection.idle_since - self._idle_seconds
         while idle and (len(idle) > self._idle_connections or idle[0].idle_since < oldest):
             idle.popleft().abort()
+        if not idle:  # origins may be as many as clients can think of
+            del self._idle[origin]
 
 
 def _render(request: httpx.Request, body: bytes) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 
+from adapters.base import Task
 from adapters.transport import Transport
 from gateway import __version__
 from gateway.book import Book, BookUnavailable
@@ -20,14 +22,26 @@ from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.edge import Edge
 from gateway.errors import BadRequest, GatewayError
+from gateway.exchange import TaskAnswer
+from gateway.fetching import ImageFetcher
+from gateway.image_files import ImageFiles
 from gateway.keys import Keyring
 from gateway.prompts import Prompts
 from gateway.relay import Relay
+from gateway.routes.files import files_route
 from gateway.routes.openai import openai_router
 from gateway.routes.ops import ops_router
 from gateway.routes.schema import describe_text_routes
 from gateway.store import Stores
+from gateway.tasks.embedding import EmbeddingTask
+from gateway.tasks.image import ImageTask
+from gateway.tasks.speech import SpeechTask
+from gateway.tasks.text import TextTask
+from gateway.tasks.transcription import TranscriptionTask
 from gateway.template_shelf import TemplateShelf
+from gateway.templates import Template
+from gateway.tokenizer import Tokenizer
+from gateway.vision import Vision
 
 logger = logging.getLogger(__name__)
 
@@ -39,32 +53,39 @@ def create_app(
     pepper: bytes,
     stores: Stores | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
+    data_dir: Path | None = None,
 ) -> Litestar:
     """Return the gateway over an open book.
 
     `stores` are asked by `/ready`, if there are any. `transport` reaches the upstreams; both are
-    closed at the end.
+    closed at the end. `data_dir` keeps images that are asked for by address: without it, such
+    requests are refused.
 
     Raises ConfigError when a credential that the settings name is not there.
     """
     transport = transport or Transport()
     catalog = Catalog(settings, transport)
+    wait_seconds = settings.server.template_wait_seconds
     shelf = TemplateShelf(
-        dict.fromkeys(model.tokenizer for model in catalog.models if model.tokenizer),
-        wait_seconds=settings.server.template_wait_seconds,
+        _tokenizers(catalog, Task.CHAT), load=Template.load, wait_seconds=wait_seconds
     )
+    tokenizers = TemplateShelf(
+        _tokenizers(catalog, Task.EMBEDDING), load=Tokenizer.load, wait_seconds=wait_seconds
+    )
+    files = ImageFiles(data_dir / "images") if data_dir else None
     app = Litestar(
         route_handlers=[
             openai_router(
-                Relay(catalog, Prompts(shelf)),
+                Relay(catalog, _tasks(shelf, tokenizers, files, _vision(settings))),
                 catalog,
                 Keyring(book.find_key, pepper),
                 max_body_bytes=settings.server.max_body_bytes,
                 keep_alive_seconds=settings.server.keep_alive_seconds,
             ),
-            ops_router(lambda: _missing(shelf, stores)),
+            files_route(files),
+            ops_router(lambda: _missing([shelf, tokenizers], stores)),
         ],
-        lifespan=[_lifespan(shelf, stores, transport)],
+        lifespan=[_lifespan([shelf, tokenizers], stores, transport)],
         exception_handlers={
             GatewayError: _answer_gateway_error,
             HTTPException: _answer_http_error,
@@ -87,8 +108,37 @@ def create_app(
     return app
 
 
+def _tasks(
+    shelf: TemplateShelf[Template],
+    tokenizers: TemplateShelf[Tokenizer],
+    files: ImageFiles | None,
+    vision: Vision,
+) -> dict[Task, TaskAnswer]:
+    text = TextTask(Prompts(shelf), vision)
+    return {
+        Task.CHAT: text,
+        Task.COMPLETION: text,
+        Task.IMAGE: ImageTask(files),
+        Task.EMBEDDING: EmbeddingTask(tokenizers),
+        Task.TRANSCRIPTION: TranscriptionTask(),
+        Task.SPEECH: SpeechTask(),
+    }
+
+
+def _vision(settings: Settings) -> Vision:
+    return Vision(ImageFetcher().fetch if settings.security.fetch_images else None)
+
+
+def _tokenizers(catalog: Catalog, task: Task) -> Iterable[str]:
+    """Return the tokenizers of the models that serve `task`, each once."""
+    models = (model for model in catalog.models if model.task == task)
+    return dict.fromkeys(model.tokenizer for model in models if model.tokenizer)
+
+
 def _lifespan(
-    shelf: TemplateShelf, stores: Stores | None, transport: httpx.AsyncBaseTransport
+    shelves: Iterable[TemplateShelf[Any]],
+    stores: Stores | None,
+    transport: httpx.AsyncBaseTransport,
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
@@ -96,17 +146,18 @@ def _lifespan(
             closing.push_async_callback(transport.aclose)
             if stores:
                 await closing.enter_async_context(stores)
-            await closing.enter_async_context(shelf)
+            for shelf in shelves:
+                await closing.enter_async_context(shelf)
             yield
 
     return lifespan
 
 
-async def _missing(shelf: TemplateShelf, stores: Stores | None) -> list[str]:
+async def _missing(shelves: Sequence[TemplateShelf[Any]], stores: Stores | None) -> list[str]:
     """Return what keeps the gateway from serving all its models."""
     return [
-        *(f"template {source!r}: loading" for source in shelf.pending),
-        *(f"template {source!r}: {why}" for source, why in shelf.failed.items()),
+        *(f"template {source!r}: loading" for shelf in shelves for source in shelf.pending),
+        *(f"template {name!r}: {why}" for shelf in shelves for name, why in shelf.failed.items()),
         *(await stores.missing() if stores else []),
     ]
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.config import Settings, load, with_local_upstream
+from gateway.config import Settings
+from gateway.config_file import load
+from gateway.local_models import with_local_upstream
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):

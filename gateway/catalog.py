@@ -10,17 +10,18 @@ from typing import Any
 
 import httpx
 
-from adapters.base import Dialect
-from adapters.dialects import DIALECTS
+from adapters.base import Dialect, Task
+from adapters.dialects import AUTH_SCHEMES, DIALECTS, UNDER_V1
 from adapters.errors import Misconfigured, ModelMissing, TimedOut, Unreachable, UpstreamError
 from adapters.http import Timeouts
 from adapters.http import Upstream as Server
 from gateway.coldstart import ColdStart
-from gateway.config import ConfigError, Settings
+from gateway.config import ConfigError, Embedding, Settings
 from gateway.config import Model as ModelSettings
 from gateway.config import Upstream as UpstreamSettings
 from gateway.errors import model_not_found
 from gateway.keys import Caller
+from gateway.voices import Voices
 
 _DOWN = (Unreachable, TimedOut, Misconfigured, ModelMissing)
 
@@ -32,6 +33,7 @@ class Upstream:
     server: Server
     dialect_name: str
     load_wait_seconds: float
+    max_body_bytes: int | None = None
     credential: str | None = field(default=None, repr=False)
 
     @property
@@ -42,7 +44,7 @@ class Upstream:
     @property
     def renders(self) -> bool:
         """Whether it takes prompts, so that chat templates are applied here."""
-        return self.dialect.renders
+        return Task.CHAT in self.dialect and self.dialect[Task.CHAT].renders
 
     @property
     def name(self) -> str:
@@ -88,6 +90,10 @@ class Model:
     max_tokens_default: int
     defaults: dict[str, Any]
     fingerprint: str
+    vision: bool = False
+    image_placeholder: str | None = None
+    voices: Voices
+    embedding: Embedding
 
     def pick(self) -> Target:
         """Return a target, by weight."""
@@ -136,13 +142,14 @@ class Catalog:
 
 def _upstream(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport) -> Upstream:
     key = settings.api_key()
+    scheme = AUTH_SCHEMES.get(settings.dialect, "Bearer")
     total = settings.timeout_seconds
     try:
         server = Server(
             settings.name,
             _base_url(settings),
             transport=transport,
-            headers={"authorization": f"Bearer {key}"} if key else {},
+            headers={"authorization": f"{scheme} {key}"} if key else {},
             timeouts=Timeouts(
                 connect_seconds=settings.connect_timeout_seconds,
                 first_byte_seconds=settings.first_byte_timeout_seconds or total,
@@ -151,13 +158,15 @@ def _upstream(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport) -
         )
     except ValueError as exc:
         raise ConfigError(f"upstreams: {exc}") from None
-    return Upstream(server, settings.dialect, settings.load_wait_seconds, key)
+    return Upstream(
+        server, settings.dialect, settings.load_wait_seconds, settings.max_body_bytes, key
+    )
 
 
 def _base_url(settings: UpstreamSettings) -> str:
     """An OpenAI server given without a path is meant at `/v1`, as its SDKs' base URLs are."""
     url = settings.base_url.rstrip("/")
-    return f"{url}/v1" if settings.dialect == "openai" and url.count("/") == 2 else url
+    return f"{url}/v1" if settings.dialect in UNDER_V1 and url.count("/") == 2 else url
 
 
 def _model(settings: ModelSettings, upstreams: dict[str, Upstream]) -> Model:
@@ -172,7 +181,20 @@ def _model(settings: ModelSettings, upstreams: dict[str, Upstream]) -> Model:
         ),
         max_tokens_default=settings.max_tokens_default,
         defaults=settings.defaults.model_dump(exclude_none=True),
+        vision=settings.vision,
+        image_placeholder=settings.image_placeholder,
         fingerprint="fp_" + sha256(settings.model_dump_json().encode()).hexdigest()[:12],
+        voices=_voices(settings),
+        embedding=settings.embedding,
+    )
+
+
+def _voices(settings: ModelSettings) -> Voices:
+    names = {"voice": settings.voice_parameter, "speed": settings.speed_parameter}
+    return Voices(
+        named=settings.voices,
+        default=settings.default_voice,
+        parameter_names={name: native for name, native in names.items() if native},
     )
 
 

@@ -11,16 +11,27 @@ import click
 import msgspec
 
 from adapters import refusals
-from adapters.base import Call
+from adapters.base import Call, Task
 from adapters.errors import Misconfigured, OutOfCredits, UpstreamError
 from adapters.local import weights
 from adapters.transport import Transport
 from gateway.catalog import Catalog, Model, Target
-from gateway.config import LOCAL_UPSTREAM, load, with_local_upstream
+from gateway.config import LOCAL_UPSTREAM
+from gateway.config_file import load
+from gateway.local_models import with_local_upstream
 from gateway.templates import Template, TemplateUnavailable
+from gateway.tokenizer import Tokenizer
 
 # What each dialect's servers answer without making anything.
-_PROBES = {"hf": "/status/{model}", "tgi": "/health", "openai": "/models"}
+_PROBES = {
+    "hf": "/status/{model}",
+    "tgi": "/health",
+    "openai": "/models",
+    "together": "/models",
+    "nscale": "/models",
+    "fal": "/",
+    "tei": "/health",
+}
 _LONGEST_BODY_BYTES = 1024 * 1024
 
 
@@ -72,6 +83,8 @@ def _targets(catalog: Catalog) -> list[Target]:
 
 async def _template(model: Model) -> Finding:
     subject = f"template of {model.id}"
+    if model.task != Task.CHAT:
+        return await _tokenizer(model)
     if model.tokenizer is None:
         renders = [target.upstream.name for target in model.targets if target.upstream.renders]
         if not renders:
@@ -84,6 +97,17 @@ async def _template(model: Model) -> Finding:
         return Finding(subject=subject, ok=False, detail=exc.message)
     tools = "takes tools" if template.takes_tools else "takes no tools"
     return Finding(subject=subject, ok=True, detail=f"{model.tokenizer}, {tools}")
+
+
+async def _tokenizer(model: Model) -> Finding:
+    subject = f"tokenizer of {model.id}"
+    if model.tokenizer is None:
+        return Finding(subject=subject, ok=True, detail="not needed")
+    try:
+        await asyncio.to_thread(Tokenizer.load, model.tokenizer)
+    except TemplateUnavailable as exc:
+        return Finding(subject=subject, ok=False, detail=exc.message)
+    return Finding(subject=subject, ok=True, detail=model.tokenizer)
 
 
 def _local_weights() -> Finding:

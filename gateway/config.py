@@ -5,12 +5,10 @@ Unknown keys are errors. Secrets are named (`api_key_env`, `api_key_file`), neve
 
 from __future__ import annotations
 
-import json
 import os
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,16 +16,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from adapters.base import Task
 from adapters.dialects import DIALECTS
 
 LOCAL_UPSTREAM = "local"
-_ENV_PREFIX = "DRAGOMAN__"
+ENV_PREFIX = "DRAGOMAN__"
 _TOKENIZERS = Path(__file__).parent.parent / "adapters" / "local" / "tokenizers"
+
+_TGI_BODY_MB = 2  # text-generation-inference's `payload_limit`
 
 
 def _parsable(url: str) -> str:
@@ -37,6 +37,8 @@ def _parsable(url: str) -> str:
 
 BaseUrl = Annotated[str, Field(pattern=r"^https?://[^\s?#@]+$"), AfterValidator(_parsable)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+ParameterName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+VoiceName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class ConfigError(Exception):
@@ -77,6 +79,12 @@ class Store(_Section):
     on_state_outage: Literal["local", "open", "closed"] = "local"
 
 
+class Security(_Section):
+    """What the gateway may do on a client's word."""
+
+    fetch_images: bool = False  # from URLs in chats; public addresses only
+
+
 class Cache(_Section):
     """Which answers are kept, for how long, and for whom."""
 
@@ -98,6 +106,9 @@ class Upstream(_Section):
     first_byte_timeout_seconds: Seconds | None = None  # None: as long as the whole may take
     timeout_seconds: Seconds = 600
     load_wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300
+    # Millions of bytes that it takes in a request: images are scaled down to fit. None: TGI's
+    # default where images are part of the prompt, else no limit.
+    max_body_mb: Annotated[float, Field(gt=0, le=1024)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -106,6 +117,13 @@ class Upstream(_Section):
         if self.api_key_env and self.api_key_file:
             raise ValueError("api_key_env, api_key_file: expected one of them, not both")
         return self
+
+    @property
+    def max_body_bytes(self) -> int | None:
+        """The longest body that it takes, None if that is not known."""
+        chat = DIALECTS[self.dialect].get(Task.CHAT)
+        megabytes = self.max_body_mb or (_TGI_BODY_MB if chat and chat.renders else None)
+        return None if megabytes is None else int(megabytes * 1_000_000)
 
     def api_key(self) -> str | None:
         """Return the credential. Raises ConfigError when it is named but not there."""
@@ -146,6 +164,15 @@ class Defaults(_Section):
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
 
 
+class Embedding(_Section):
+    """What an embedding model needs said of it."""
+
+    batch_size: Annotated[int, Field(ge=1, le=2048)] = 32  # texts per call: the upstream's limit
+    dimensions: tuple[Annotated[int, Field(ge=1)], ...] = ()  # lengths that clients may ask for
+    matryoshka: bool = False  # trained to be cut anywhere: clients may ask for any length
+    pooling: Literal["mean", "cls"] | None = None  # for upstreams that answer per token
+
+
 class Model(_Section):
     """A name that clients may ask for, and what it stands for."""
 
@@ -154,22 +181,38 @@ class Model(_Section):
     task: Literal["chat", "image", "speech", "embedding", "transcription"] = "chat"
     tokenizer: str | None = None  # Hub id or folder; its chat template is applied here
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    vision: bool = False  # takes images in chats, at upstreams that take prompts
+    # What its chat template writes for an image; None: found by trying the template.
+    image_placeholder: Annotated[str, Field(min_length=3, max_length=1000)] | None = None
     max_tokens_default: Annotated[int, Field(ge=1)] = 1024
     context_length: Annotated[int, Field(ge=1)] | None = None
     price: Price = Price()
     defaults: Defaults = Defaults()
+    embedding: Embedding = Embedding()
+    voices: dict[VoiceName, VoiceName] = {}  # the client's name of a voice → the upstream's
+    default_voice: VoiceName | None = None  # the upstream's; for OpenAI's names not in `voices`
+    voice_parameter: ParameterName | None = None  # native; None: the model has a single voice
+    speed_parameter: ParameterName | None = None  # native; None: it has no choice of speed
+
+    @model_validator(mode="after")
+    def _check_speech(self) -> Self:
+        names = ("voices", "default_voice", "voice_parameter", "speed_parameter")
+        if self.task != "speech" and (wrong := [name for name in names if getattr(self, name)]):
+            raise ValueError(f"{', '.join(wrong)}: for models of the task 'speech' only")
+        return self
 
 
 class Settings(BaseSettings):
     """All of it."""
 
     model_config = SettingsConfigDict(
-        extra="forbid", frozen=True, env_prefix=_ENV_PREFIX, env_nested_delimiter="__"
+        extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__"
     )
 
     server: Server = Server()
     store: Store = Store()
     cache: Cache = Cache()
+    security: Security = Security()
     upstreams: tuple[Upstream, ...] = ()
     models: tuple[Model, ...] = ()
 
@@ -197,38 +240,6 @@ class Settings(BaseSettings):
         return self
 
 
-def load(path: Path | None, *, overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Return the settings of the file at `path` (None: all defaults).
-
-    `overrides` are `[server]` keys given on the command line; they win over all else. Raises
-    ConfigError naming every key that is wrong.
-    """
-    _check_variables()
-    try:
-        settings = Settings(**_read_file(path))
-        server = settings.server.model_dump() | dict(overrides or {})
-        return settings.model_copy(update={"server": Server(**server)})
-    except ValidationError as exc:
-        raise ConfigError(*_problems(exc)) from None
-
-
-def with_local_upstream(settings: Settings, base_url: str) -> Settings:
-    """Return `settings` with the local model server and its models, where nothing is configured."""
-    if not settings.is_embedded:
-        return settings
-    local = Upstream(name=LOCAL_UPSTREAM, dialect="hf", base_url=base_url)
-    chat = Model(
-        id="HuggingFaceTB/SmolLM2-135M-Instruct",
-        aliases=("local-chat",),
-        tokenizer=str(_TOKENIZERS / "SmolLM2-135M-Instruct"),
-        targets=(Target(upstream=LOCAL_UPSTREAM),),
-        max_tokens_default=512,
-        context_length=4096,
-        defaults=Defaults(temperature=0.2, top_p=0.9, repetition_penalty=1.1),
-    )
-    return settings.model_copy(update={"upstreams": (local,), "models": (chat, *settings.models)})
-
-
 def _contradictions(settings: Settings) -> Iterator[str]:
     upstreams = [upstream.name for upstream in settings.upstreams]
     yield from (f"upstreams: {name!r} is named twice" for name in _repeated(upstreams))
@@ -242,84 +253,22 @@ def _contradictions(settings: Settings) -> Iterator[str]:
                     f"models.{model.id}.targets: no upstream is named {target.upstream!r}; "
                     f"expected one of {', '.join(sorted(known))}"
                 )
+    yield from _unsaid_voices(settings)
+
+
+def _unsaid_voices(settings: Settings) -> Iterator[str]:
+    """Yield the models of several voices that have no parameter to say which."""
+    dialects = {upstream.name: DIALECTS[upstream.dialect] for upstream in settings.upstreams}
+    for model in settings.models:
+        voices = {*model.voices.values(), model.default_voice} - {None}
+        used = (dialects.get(target.upstream, {}) for target in model.targets)
+        is_native = any(Task.SPEECH in one and one[Task.SPEECH].renders for one in used)
+        if is_native and len(voices) > 1 and not model.voice_parameter:
+            yield f"models.{model.id}.voice_parameter: expected, as its voices differ"
 
 
 def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
-
-
-def _read_file(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"{path}: {exc.strerror or 'cannot be read'}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: not TOML: {exc}") from None
-    # Those with an underscore are settings of pydantic-settings itself.
-    if strange := [key for key in values if key.startswith("_")]:
-        raise ConfigError(*(_unknown_key([key]) for key in strange))
-    return values
-
-
-def _check_variables() -> None:
-    """Refuse variables that pydantic-settings passes over, or fails on without naming them."""
-    names = [name for name in os.environ if name.startswith(_ENV_PREFIX)]
-    if problems := [problem for name in names if (problem := _problem_of_variable(name))]:
-        raise ConfigError(*problems)
-
-
-def _problem_of_variable(name: str) -> str | None:
-    section, *keys = name[len(_ENV_PREFIX) :].lower().split("__")
-    if section not in Settings.model_fields:
-        return f"{name}: no such section; expected one of {', '.join(Settings.model_fields)}"
-    if not keys and not _is_json(os.environ[name]):
-        return f"{name}: expected JSON, or one variable for each key ({name}__KEY)"
-    return None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _problems(exc: ValidationError) -> list[str]:
-    problems = []
-    found = exc.errors(include_url=False)
-    places = [error["loc"] for error in found]
-    for error in found:
-        loc = error["loc"]
-        if any(place[: len(loc)] == loc != place for place in places):
-            continue  # pydantic counts only an array's valid items: the others are told already
-        key = ".".join(map(str, loc))
-        if error["type"] == "extra_forbidden":
-            problems.append(_unknown_key(loc))
-        else:
-            message = error["msg"].removeprefix("Value error, ")
-            problems += [f"{key}: {line}" if key else line for line in message.splitlines()]
-    return problems
-
-
-def _unknown_key(place: Sequence[int | str]) -> str:
-    """Return the problem of a key that is not expected at `place`, with those that are."""
-    section: type[BaseModel] = Settings
-    for step in place[:-1]:
-        if isinstance(step, str):
-            section = _section_in(section.model_fields[step].annotation)
-    key = ".".join(map(str, place))
-    return f"{key}: unknown key; expected one of {', '.join(section.model_fields)}"
-
-
-def _section_in(annotation: Any) -> type[BaseModel]:
-    """Return the section that a field's type is, or is a tuple of."""
-    while get_args(annotation):
-        annotation = get_args(annotation)[0]
-    section: type[BaseModel] = annotation
-    return section
 
 
 def _read_secret(path: Path) -> str:

@@ -70,6 +70,16 @@ class Defuser:
             case _:
                 return value
 
+    def apart(self, texts: list[str]) -> list[str]:
+        """Return defused texts, so that they hold no token either when they are joined.
+
+        Templates may strip them first, and put what stood between them somewhere else.
+        """
+        for joined in ("".join(texts), "".join(text.strip() for text in texts)):
+            if self.text(joined) != joined:
+                return [BREAK + text for text in texts]
+        return texts
+
 
 def printable(text: str) -> str:
     """Return `text` with lone surrogates replaced, so that it can be encoded."""
@@ -82,6 +92,9 @@ def _any_of(words: Iterable[str]) -> str:
     It is a tree of common beginnings: one position of the text is tried in the length of a
     token, not in their number, which is a thousand and more in some tokenizers.
     """
+    words = set(words)
+    if len(words) == 1:
+        return re.escape(words.pop())
     branches: dict[str, set[str]] = {}
     for word in words:
         if not word:

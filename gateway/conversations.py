@@ -7,11 +7,13 @@ at all, arguments of calls are JSON strings, roles have other names.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Message = dict[str, Any]
+
+IMAGE = {"type": "image"}  # an image as templates know it: the picture itself goes elsewhere
 
 _LARGE_MESSAGES = 50
 _LARGE_CHARS = 1_000_000
@@ -40,12 +42,56 @@ class Wants:
     content_with_calls: bool = False
 
 
-def plain_messages(messages: Sequence[Mapping[str, Any]], *, wants: Wants) -> list[Message]:
+def plain_messages(
+    messages: Sequence[Mapping[str, Any]], *, wants: Wants, images: bool = False
+) -> list[Message]:
     """Return the messages with content as one string, calls as objects and templates' roles.
 
-    Raises TemplateRefused for content that is no text, naming where it stands.
+    With `images`, content that holds some is a list of them and of the texts between. Raises
+    TemplateRefused for content that is neither, naming where it stands.
     """
-    return [_plain(message, index, wants) for index, message in enumerate(messages)]
+    return [_plain(message, index, wants, images) for index, message in enumerate(messages)]
+
+
+def count_images(messages: Iterable[Message]) -> int:
+    """Return how many images plain messages hold."""
+    contents = (message.get("content") for message in messages)
+    return sum(content.count(IMAGE) for content in contents if isinstance(content, list))
+
+
+def with_marks(messages: Iterable[Message], mark: str) -> list[Message]:
+    """Return plain messages for a template that takes text only: `mark` stands for an image."""
+    return [
+        {**message, "content": "\n".join(part.get("text", mark) for part in message["content"])}
+        if isinstance(message.get("content"), list)
+        else message
+        for message in messages
+    ]
+
+
+def with_texts(
+    messages: Iterable[Message], rewrite: Callable[[list[str]], list[str]]
+) -> list[Message]:
+    """Return plain messages with the texts of each list of parts rewritten, all at once."""
+    rewritten = []
+    for message in messages:
+        if isinstance(message.get("content"), list):
+            parts = message["content"]
+            texts = iter(rewrite([part["text"] for part in parts if "text" in part]))
+            parts = [part | {"text": next(texts)} if "text" in part else part for part in parts]
+            message = {**message, "content": parts}
+        rewritten.append(message)
+    return rewritten
+
+
+def in_parts(messages: Iterable[Message]) -> list[Message]:
+    """Return plain messages for a template that takes content in parts only."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
 
 
 def merged_messages(messages: Iterable[Message]) -> list[Message]:
@@ -88,7 +134,7 @@ def _size(content: Any) -> int:
     return len(content) if isinstance(content, str) else 0
 
 
-def _plain(message: Mapping[str, Any], index: int, wants: Wants) -> Message:
+def _plain(message: Mapping[str, Any], index: int, wants: Wants, images: bool) -> Message:
     plain = {key: value for key, value in message.items() if value is not None}
     if plain["role"] == "developer" and not wants.developer:
         plain["role"] = "system"
@@ -97,7 +143,7 @@ def _plain(message: Mapping[str, Any], index: int, wants: Wants) -> Message:
     refusal = plain.pop("refusal", None)
     content = plain.get("content", refusal)
     if content is not None:
-        plain["content"] = _text(content, f"messages[{index}].content")
+        plain["content"] = _content(content, f"messages[{index}].content", images)
     if call := plain.pop("function_call", None):
         plain.setdefault("tool_calls", [{"type": "function", "function": call}])
     if not plain.get("tool_calls"):
@@ -109,16 +155,28 @@ def _plain(message: Mapping[str, Any], index: int, wants: Wants) -> Message:
     return plain
 
 
-def _text(content: Any, where: str) -> str:
-    """Return the text of a content, whose parts are joined by line ends."""
+def _content(content: Any, where: str, images: bool) -> str | list[Message]:
+    """Return a content's text, whose parts are joined by line ends; a list if there are images."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise TemplateRefused(f"{where!r} must be a string or a list of parts.", param=where)
-    return "\n".join(_part_text(part, f"{where}[{at}]") for at, part in enumerate(content))
+    parts: list[Message] = []
+    for at, part in enumerate(content):
+        if images and isinstance(part, dict) and part.get("type") == "image_url":
+            parts.append(IMAGE)
+            continue
+        text = _part_text(part, f"{where}[{at}]")
+        if parts and "text" in parts[-1]:
+            text = f"{parts.pop()['text']}\n{text}"
+        parts.append({"type": "text", "text": text})
+    if IMAGE in parts:
+        return parts
+    return parts[0]["text"] if parts else ""
 
 
 def _part_text(part: Any, where: str) -> str:
+    """Return the text of a part, or of a refusal. Raises TemplateRefused for any other."""
     kind = part.get("type") if isinstance(part, dict) else None
     text = part.get(kind) if isinstance(kind, str) and kind in ("text", "refusal") else None
     if isinstance(text, str):

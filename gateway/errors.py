@@ -195,6 +195,8 @@ _WANTED = {
     "dict_type": "an object",
     "model_attributes_type": "an object",
     "finite_number": "a finite number",
+    "float_parsing": "a decimal",
+    "bool_parsing": "a boolean",
 }
 _LONGEST = 60  # characters of a client's text that are repeated to it
 _NAMES = {

@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from gateway.book import Book, KeyOptions, Limits, StoredKey
-from gateway.config import load
+from gateway.config_file import load
 from gateway.keys import digest, generate, load_pepper
 
 

@@ -20,19 +20,20 @@ Prompt = str | list[str] | list[int] | list[list[int]]
 class Prompts:
     """Translates with the templates of `shelf`."""
 
-    def __init__(self, shelf: TemplateShelf) -> None:
+    def __init__(self, shelf: TemplateShelf[Template]) -> None:
         self._shelf = shelf
 
     async def translate(self, task: Task, body: Json, model: Model, target: Target) -> Request:
         """Return `body` as `target`'s dialect takes it. Raises GatewayError."""
         body = model.defaults | body
         prompts: tuple[str, ...] = ()
-        style = None
-        if target.upstream.dialect.renders:
+        style = mark = None
+        if target.upstream.dialect[task].renders:
             try:
                 if task is Task.CHAT:
                     template = await self._template(model)
-                    prompts = (await _render(template, body),)
+                    mark = _image_mark(model, template)
+                    prompts = (await _render(template, body, mark),)
                     style = template.tool_style
                 else:
                     prompts = await self._texts(body.get("prompt") or "", model)
@@ -41,7 +42,7 @@ class Prompts:
                     exc.message, code=exc.code or "invalid_value", param=exc.param
                 ) from None
             except TemplateUnavailable as exc:
-                raise _unavailable(exc) from None
+                raise template_unavailable(exc) from None
         return Request(
             task=task,
             model=target.model,
@@ -50,6 +51,7 @@ class Prompts:
             prompts=prompts,
             tool_style=style,
             max_tokens_default=model.max_tokens_default,
+            image_mark=mark or "",
         )
 
     def counter(self, model: Model) -> Callable[[str], int] | None:
@@ -78,7 +80,22 @@ class Prompts:
         return tuple(template.decode(row) for row in rows)
 
 
-async def _render(template: Template, body: Json) -> str:
+def _image_mark(model: Model, template: Template) -> str | None:
+    """Return what stands for an image in a prompt, None for a model that takes text only."""
+    if not model.vision:
+        return None
+    mark = model.image_placeholder or template.image_mark
+    if mark is None:
+        raise BadRequest(
+            f"The chat template of the model {model.id!r} shows no images: the operator must name "
+            "the model's 'image_placeholder'.",
+            code="template_missing",
+            param="model",
+        )
+    return mark
+
+
+async def _render(template: Template, body: Json, image_mark: str | None) -> str:
     tools = body.get("tools") if body.get("tool_choice") != "none" else None
     if tools and not template.takes_tools:
         raise TemplateRefused(
@@ -87,11 +104,15 @@ async def _render(template: Template, body: Json) -> str:
             code="unsupported_parameter",
         )
     return await template.render_async(
-        body["messages"], tools=tools, options=body.get("chat_template_kwargs")
+        body["messages"],
+        tools=tools,
+        options=body.get("chat_template_kwargs"),
+        image_mark=image_mark,
     )
 
 
-def _unavailable(error: TemplateUnavailable) -> GatewayError:
+def template_unavailable(error: TemplateUnavailable) -> GatewayError:
+    """Return what a request is told whose template or tokenizer is not at hand."""
     seconds = math.ceil(error.retry_after_seconds or _RETRY_SECONDS)
     return GatewayError(
         error.message,

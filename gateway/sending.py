@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from adapters import refusals
-from adapters.base import Call, Decoder, Json, Request
+from adapters.base import Call, Decoder, Json, Request, StreamTranslator
 from adapters.errors import UpstreamError
 from adapters.http import Reply
 from gateway.catalog import Target, Upstream
@@ -142,17 +142,18 @@ async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
 async def _answer(target: Target, request: Request, call: Call) -> Json:
     reply = await _open(target, call)
     body = await reply.read(_LONGEST_ANSWER_BYTES)
-    return target.upstream.dialect.answer(request, call, headers=reply.headers, body=body)
+    translator = target.upstream.dialect[request.task]
+    return translator.answer(request, call, headers=reply.headers, body=body)
 
 
 async def _source(target: Target, request: Request, call: Call) -> Source:
     reply = await _open(target, call)
-    dialect = target.upstream.dialect
-    decoder = dialect.decoder(request, call)
+    translator = cast("StreamTranslator", target.upstream.dialect[request.task])
+    decoder = translator.decoder(request, call)
     try:
         if reply.headers.get("content-type", "").startswith("application/json"):
             body = await reply.read(_LONGEST_ANSWER_BYTES)
-            answer = dialect.answer(request, call, headers=reply.headers, body=body)
+            answer = translator.answer(request, call, headers=reply.headers, body=body)
             return Whole(target.upstream, call, reply, decoder, answer)
         source = Source(target.upstream, call, reply, decoder)
         await source.open()

@@ -15,7 +15,8 @@ from pathlib import Path
 from gateway import __version__, embedded
 from gateway.assignment import Assignment
 from gateway.book import Book
-from gateway.config import Server, Settings, Store, load
+from gateway.config import Server, Settings, Store
+from gateway.config_file import load
 from gateway.keys import FirstRun, first_run, load_pepper
 from gateway.supervisor import Child, Supervisor
 
@@ -23,6 +24,13 @@ _BACKLOG = 2048
 _LOCAL_DRAIN_SECONDS = 2.0
 _GRACE_SECONDS = 5.0  # for what a worker still has to do once its streams are drained
 _START_SECONDS = 60.0
+
+WORKER_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
+"""glibc's setting for workers: blocks from 1 MiB go back to the system as soon as they are freed.
+
+Left alone it raises that limit up to 32 MiB, and a hundred images of 4 MB leave 25 to 71 MB
+behind instead of 3 to 27.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,7 @@ def _workers(server: Server, assignment: Assignment) -> list[Child]:
         Child(
             name=f"worker {number}",
             command=command,
+            env={**WORKER_MALLOC, **os.environ},
             pass_fds=(assignment.fd,),
             drain_seconds=server.drain_seconds + _GRACE_SECONDS,
         )

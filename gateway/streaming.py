@@ -23,6 +23,8 @@ class AnswerStream:
     response: SDKs hang up as soon as they read `[DONE]`. Whoever opened it closes it.
     """
 
+    content_type = "text/event-stream; charset=utf-8"
+
     def __init__(
         self, sources: Sequence[Source], encoder: StreamEncoder, meter: UsageMeter
     ) -> None:

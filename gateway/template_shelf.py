@@ -1,4 +1,4 @@
-"""The chat templates of a catalogue, loaded behind a gateway that already answers."""
+"""The templates and tokenizers of a catalogue, loaded behind a gateway that already answers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
-from gateway.templates import Template, TemplateUnavailable
+from gateway.templates import TemplateUnavailable
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+# `transformers` fills its modules lazily: two threads that import it at once see half of them.
+_ONE_AT_A_TIME = threading.Lock()
 
-class TemplateShelf:
-    """Loads the templates of `sources` one at a time, and holds them for requests.
+
+class TemplateShelf(Generic[T]):
+    """Loads the templates (or bare tokenizers) of `sources` one at a time, and holds them.
 
     Use it as an asynchronous context manager: entering starts to load. A load that failed is
     tried again after `retry_seconds`. The thread is a daemon, so that a slow download does not
@@ -28,11 +33,11 @@ class TemplateShelf:
         self,
         sources: Iterable[str],
         *,
-        load: Callable[[str], Template] = Template.load,
+        load: Callable[[str], T],
         wait_seconds: float = 30.0,
         retry_seconds: float = 60.0,
     ) -> None:
-        self._slots = {source: _Slot() for source in sources}
+        self._slots: dict[str, _Slot[T]] = {source: _Slot() for source in sources}
         self._load = load
         self._wait_seconds = wait_seconds
         self._retry_seconds = retry_seconds
@@ -72,7 +77,7 @@ class TemplateShelf:
         """The sources that could not be loaded, each with the reason."""
         return {source: slot.reason for source, slot in self._slots.items() if slot.reason}
 
-    async def get(self, source: str) -> Template:
+    async def get(self, source: str) -> T:
         """Return a template; wait for a load that is under way.
 
         Raises TemplateUnavailable when it failed, or takes longer than `wait_seconds`.
@@ -93,7 +98,7 @@ class TemplateShelf:
             raise TemplateUnavailable(slot.reason, retry_after_seconds=self._retry_seconds)
         return slot.template
 
-    def loaded(self, source: str) -> Template | None:
+    def loaded(self, source: str) -> T | None:
         """Return a template if it is there now."""
         slot = self._slots.get(source)
         return slot.template if slot else None
@@ -103,7 +108,8 @@ class TemplateShelf:
         while (source := self._wanted.get()) is not None and self._open:
             template, reason = None, ""
             try:
-                template = self._load(source)
+                with _ONE_AT_A_TIME:
+                    template = self._load(source)
             except TemplateUnavailable as error:
                 reason = error.message
             except Exception as error:  # the edge of this thread, which must outlive any fault
@@ -112,7 +118,7 @@ class TemplateShelf:
             with suppress(RuntimeError):  # the loop was closed meanwhile
                 loop.call_soon_threadsafe(self._put, source, template, reason)
 
-    def _put(self, source: str, template: Template | None, reason: str) -> None:
+    def _put(self, source: str, template: T | None, reason: str) -> None:
         slot = self._slots[source]
         slot.template, slot.reason = template, reason
         slot.tried.set()
@@ -125,13 +131,13 @@ class TemplateShelf:
         self._wanted.put(source)
 
 
-class _Slot:
+class _Slot(Generic[T]):
     """One template's place. `tried` is set while no load is waited for."""
 
     __slots__ = ("reason", "retry", "template", "tried")
 
     def __init__(self) -> None:
-        self.template: Template | None = None
+        self.template: T | None = None
         self.reason = ""
         self.retry: asyncio.TimerHandle | None = None
         self.tried = asyncio.Event()

@@ -11,6 +11,7 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,21 @@ from gateway.control_tokens import Defuser, control_tokens, printable
 from gateway.conversations import (
     Message,
     TemplateRefused,
+    count_images,
+    in_parts,
     is_large,
     merged_messages,
     plain_messages,
+    with_marks,
+    with_texts,
 )
-from gateway.template_probes import shows_tools, tool_style_of, wants_of
+from gateway.template_probes import (
+    image_mark_of,
+    shows_tools,
+    tool_style_of,
+    wants_of,
+    wants_parts,
+)
 
 __all__ = ["Template", "TemplateRefused", "TemplateUnavailable"]
 
@@ -55,6 +66,7 @@ class Template:
 
     `bos_added`: the tokenizer puts its BOS before every text by itself. `takes_tools`: the
     template shows tools to the model. `tool_style`: how the model then writes calls, if known.
+    `image_mark`: what the template writes where an image stands, if it knows images.
     """
 
     def __init__(self, tokenizer: Any, *, source: str, max_prompt_bytes: int = 4_000_000) -> None:
@@ -70,11 +82,14 @@ class Template:
         text = _template_text(tokenizer.chat_template)
         added = tokenizer.added_tokens_decoder.values()
         self.control_tokens = control_tokens([(t.content, t.special) for t in added], text)
-        self._defuser = Defuser(self.control_tokens)
         self._reserved = _RESERVED_OPTIONS | _parameters(tokenizer)
         bos = tokenizer.bos_token
         self._bos: str = bos or ""
         self.bos_added = bool(bos) and tokenizer.encode("x")[:1] == [tokenizer.bos_token_id]
+        self._in_parts = False  # while it is tried
+        self._in_parts = wants_parts(self._probe)
+        self.image_mark = image_mark_of(self._probe)
+        self._defuser = Defuser(self.control_tokens | {self.image_mark or ""} - {""})
         self.takes_tools = shows_tools(self._probe)
         self._wants = wants_of(self._probe, text)
         self.tool_style = tool_style_of(text)
@@ -108,26 +123,24 @@ class Template:
         tools: Sequence[Mapping[str, Any]] | None = None,
         options: Mapping[str, Any] | None = None,
         upstream_adds_bos: bool = True,
+        image_mark: str | None = None,
     ) -> str:
         """Return the prompt of a conversation in OpenAI's form.
 
         An assistant's message at the end is continued. `options` are further variables of the
         template, scalars only. `upstream_adds_bos`: the upstream tokenises with special tokens,
-        so a BOS that its tokenizer will add is left out here. A template that refuses the
-        conversation is asked once more with its roles merged. Raises TemplateRefused.
+        so a BOS that its tokenizer will add is left out here. With an `image_mark` the messages
+        may hold images, for each of which the prompt holds the mark once, in order. A template
+        that refuses the conversation is asked once more with its roles merged. Raises
+        TemplateRefused.
         """
         self._check_options(options or {})
         with _refusing():
-            chat = self._defuser.value(plain_messages(messages, wants=self._wants))
-            shown = self._defuser.value(list(tools)) if tools else None
-            extra = self._defuser.value(dict(options or {}))
-        try:
-            prompt = self._applied(chat, shown, extra)
-        except TemplateRefused as refused:
-            try:
-                prompt = self._applied(merged_messages(chat), shown, extra)
-            except TemplateRefused:
-                raise refused from None
+            plain = plain_messages(messages, wants=self._wants, images=image_mark is not None)
+            chat, shown, extra = self._defused(
+                [plain, list(tools) if tools else None, dict(options or {})], image_mark
+            )
+        prompt = self._first_accepted(chat, shown, extra, image_mark or "")
         return self._sendable(prompt, upstream_adds_bos=upstream_adds_bos)
 
     async def render_async(
@@ -137,15 +150,18 @@ class Template:
         tools: Sequence[Mapping[str, Any]] | None = None,
         options: Mapping[str, Any] | None = None,
         upstream_adds_bos: bool = True,
+        image_mark: str | None = None,
     ) -> str:
         """Do what `render` does, in a thread when it would hold up the event loop."""
-        if not is_large(messages):
-            return self.render(
-                messages, tools=tools, options=options, upstream_adds_bos=upstream_adds_bos
-            )
-        return await asyncio.to_thread(
-            self.render, messages, tools=tools, options=options, upstream_adds_bos=upstream_adds_bos
+        render = partial(
+            self.render,
+            messages,
+            tools=tools,
+            options=options,
+            upstream_adds_bos=upstream_adds_bos,
+            image_mark=image_mark,
         )
+        return await asyncio.to_thread(render) if is_large(messages) else render()
 
     def count(self, text: str) -> int:
         """Return how many tokens an upstream makes of a prompt, its own BOS included."""
@@ -174,10 +190,51 @@ class Template:
                     f"{param!r} must be a string, a number, a boolean or null.", param=param
                 )
 
+    def _defused(self, value: Any, image_mark: str | None) -> Any:
+        """Return JSON data in which nothing is read as a control token or as an image's mark."""
+        value = self._defuser.value(value)
+        if image_mark in (None, self.image_mark):
+            return value
+        return Defuser([image_mark]).value(value)
+
+    def _first_accepted(
+        self, chat: list[Message], tools: list[Any] | None, options: Mapping[str, Any], mark: str
+    ) -> str:
+        """Return the prompt of the first form that the template takes and shows in whole.
+
+        Raises TemplateRefused: what the template said at first.
+        """
+        images = count_images(chat)
+        refusals = []
+        for form in self._forms(chat, mark):
+            try:
+                prompt = self._applied(form, tools, options)
+            except TemplateRefused as refused:
+                refusals.append(refused)
+                continue
+            if not images or prompt.count(mark) == images:
+                return prompt
+        if refusals:
+            raise refusals[0]
+        raise TemplateRefused(
+            f"The model's chat template does not show all {images} images of 'messages'.",
+            param="messages",
+        )
+
+    def _forms(self, chat: list[Message], mark: str) -> Iterator[list[Message]]:
+        """Yield the forms of a conversation, the truest first: only images are lists in it."""
+        if count_images(chat):
+            yield with_texts(chat, self._defuser.apart)
+            chat = with_marks(chat, mark)
+        yield chat
+        yield merged_messages(chat)
+
     def _applied(
         self, chat: list[Message], tools: list[Any] | None, options: Mapping[str, Any]
     ) -> str:
         """Apply the template. Raises TemplateRefused with the template's own sentence."""
+        if self._in_parts:
+            chat = in_parts(chat)
         last = chat[-1] if chat else {}
         prefilled = last.get("role") == "assistant" and not last.get("tool_calls")
         with _refusing():

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gateway.errors import BadRequest
-from gateway.streaming import AnswerStream
+from gateway.exchange import Body, Frames
 
 if TYPE_CHECKING:
     from litestar.types import Receive, Scope, Send
@@ -22,6 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _BODY_SECONDS = 60.0
 _NOTICE_SECONDS = 0.25  # most requests end before, and never pay for being watched
+_A_DAY = 86_400.0
 _KEEP_ALIVE = b": keep-alive\n"  # one newline: a blank line would end an event
 
 
@@ -59,26 +60,27 @@ async def read_json_body(scope: Scope, receive: Receive, *, limit_bytes: int) ->
         ) from None
 
 
-async def send_body(send: Send, body: bytes, headers: Headers, *, status: int = 200) -> None:
-    """Send a whole JSON answer."""
-    length = (b"content-length", b"%d" % len(body))
-    head = [(b"content-type", b"application/json"), length, *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
+async def send_body(send: Send, body: Body, headers: Headers) -> None:
+    """Send a whole answer."""
+    length = (b"content-length", b"%d" % len(body.data))
+    head = [(b"content-type", body.content_type.encode("latin-1")), length, *headers]
+    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send({"type": "http.response.body", "body": body.data, "more_body": False})
 
 
 async def send_stream(
-    send: Send, answer: AnswerStream, headers: Headers, *, keep_alive_seconds: float
+    send: Send, answer: Frames, headers: Headers, *, keep_alive_seconds: float
 ) -> None:
-    """Send an answer's frames as they come, and comments while none come."""
+    """Send an answer's frames as they come, and comments while no events come."""
     head = [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"content-type", answer.content_type.encode("latin-1")),
         (b"cache-control", b"no-cache, no-transform"),
         (b"x-accel-buffering", b"no"),
         *headers,
     ]
     await send({"type": "http.response.start", "status": 200, "headers": head})
-    with _KeepAlive(send, keep_alive_seconds) as alive:
+    is_events = answer.content_type.startswith("text/event-stream")
+    with _KeepAlive(send, keep_alive_seconds if is_events else _A_DAY) as alive:
         async for frames in answer.frames():
             alive.touch()
             await send(

@@ -58,7 +58,9 @@ async def _serve(assignment: Assignment) -> None:
     book = await Book.open(settings.store.book or data_dir)
     try:
         stores = Stores(state_url=assignment.state_url, cache_url=assignment.cache_url)
-        app = create_app(settings, book=book, pepper=load_pepper(data_dir), stores=stores)
+        app = create_app(
+            settings, book=book, pepper=load_pepper(data_dir), stores=stores, data_dir=data_dir
+        )
         config = server_config(app, drain_seconds=settings.server.drain_seconds)
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again

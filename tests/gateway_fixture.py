@@ -54,7 +54,7 @@ async def running_gateway(
     await book.create_key(key.id, digest(key.text, PEPPER), options=KeyOptions(name="test"))
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings, book=book, pepper=PEPPER, transport=transport),
+            create_app(settings, book=book, pepper=PEPPER, data_dir=data_dir, transport=transport),
             http="httptools",
             ws="none",
             lifespan="on",

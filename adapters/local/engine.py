@@ -6,13 +6,16 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from adapters.local.decoding import Decoder
 from adapters.local.generation import Generation
-from adapters.local.llama import Llama
 from adapters.local.problems import Overloaded
 from adapters.local.validation import Job
 from adapters.local.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from adapters.local.llama import Llama
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from adapters.local.decoding import Decoder, Step
-from adapters.local.llama import Chunk, Llama
 from adapters.local.problems import (
     GenerationFailed,
     IncompleteGeneration,
@@ -15,6 +15,9 @@ from adapters.local.problems import (
     Problem,
 )
 from adapters.local.validation import Job
+
+if TYPE_CHECKING:
+    from adapters.local.llama import Chunk, Llama
 
 _GRAMMAR_MARK = "~"  # no free text starts with it
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,11 +19,6 @@ _CONTEXT_STEP = 256
 # Between two batches of a prompt a generation can be cancelled: 64 tokens take about 0.4 s on one
 # core, and a prompt of 1,000 tokens takes no longer than with batches of 2,048.
 _BATCH_TOKENS = 64
-
-
-def default_threads() -> int:
-    """Return one less than the cores: llama.cpp's threads spin, and starve what shares them."""
-    return max(1, (os.cpu_count() or 1) - 1)
 
 
 class Llama:

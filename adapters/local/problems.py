@@ -2,6 +2,9 @@
 
     Problem                  any of them: a status and a body
       Unreadable             400, 415, 422: the body is not the JSON object that was expected
+      Malformed              400: a pipeline task's body or parameter is not what it must be
+      WrongTask              400: the model is not one for this task or path
+      TooLarge               413: the body is longer than the model takes
       Invalid                422: a value is out of its range
       Overloaded             429: too many requests under way
       GenerationFailed       424: the model failed on an accepted request
@@ -9,10 +12,12 @@
       UnknownModel           404
       Loading                503: the model is not ready yet
       LoadFailed             500: the model will not get ready; the operator must act
+        NotInstalled         501: … because a package or a file of weights is missing
       Unhealthy              503: what `/health` says until the model is ready
 
 Wording and statuses are text-generation-inference's and, for `UnknownModel` and `Loading`, those
-of the hosted inference service.
+of the hosted inference service. The answers of a `Malformed`, a `WrongTask` and a `TooLarge` have
+no `error_type`, as those of its pipelines.
 """
 
 from __future__ import annotations
@@ -55,6 +60,30 @@ class Unreadable(Problem):
 
     def render(self) -> bytes:
         return self.message.encode()
+
+
+class Malformed(Problem):
+    """The body, or one of its parameters, is of the wrong kind or not known."""
+
+    status = 400
+
+
+class WrongTask(Problem):
+    """The model is here, but does something else."""
+
+    status = 400
+
+    def __init__(self, model_id: str, *, task: str, asked: str) -> None:
+        super().__init__(f"Model {model_id} is for {task}, not for {asked}")
+
+
+class TooLarge(Problem):
+    """The body is longer than this model's requests may be."""
+
+    status = 413
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The body must not be longer than {limit_bytes} bytes")
 
 
 class Invalid(Problem):
@@ -124,6 +153,12 @@ class LoadFailed(Problem):
     """The model could not be loaded. Not a 503: clients would ask again for ever."""
 
     status = 500
+
+
+class NotInstalled(LoadFailed):
+    """The model is served here in principle; its message names the command that is missing."""
+
+    status = 501
 
 
 class Unhealthy(Problem):

@@ -63,17 +63,24 @@ class Streamed:
 
 
 class Model(Protocol):
-    """One served model. `answer` and `info` may be called once `warmup` has finished."""
+    """One served model. `answer` may be called while `warmup` says that it is ready.
+
+    `framework` is what computes, `operations` are those that it answers, and `body_limit_bytes`
+    is how long the body of a request may be.
+    """
 
     id: str
     task: str
+    framework: str
+    operations: frozenset[Operation]
+    body_limit_bytes: int
     warmup: Warmup
 
     async def answer(self, question: Question) -> Whole | Streamed:
         """Answer one request. Raises Problem. Cancelling it stops the computation."""
 
     def info(self) -> Mapping[str, Any]:
-        """Return what `/info` tells about the model and its limits."""
+        """Return what `/info` tells about the model's limits, beside its id and its task."""
 
     def close(self) -> None:
         """Stop all computation and wait for its end. Blocks: call it off the event loop."""

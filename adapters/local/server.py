@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import sys
@@ -22,13 +23,22 @@ from adapters.local.delivery import (
     while_connected,
     whole_response,
 )
-from adapters.local.problems import LoadFailed, Loading, Problem, Unhealthy
+from adapters.local.packaged import PackageMissing
+from adapters.local.problems import (
+    LoadFailed,
+    Loading,
+    NotInstalled,
+    Problem,
+    TooLarge,
+    Unhealthy,
+    WrongTask,
+)
 from adapters.local.registry import Model, Operation, Question, Registry, Streamed, Whole
 from adapters.local.replay import Replay, key
 from adapters.local.warmup import State
+from adapters.local.weights import WeightsMissing
 from adapters.local.wishes import Wishes, parse_wishes
 
-_BODY_LIMIT_BYTES = 2_000_000  # TGI's `payload_limit`
 _SHUTDOWN_SECONDS = 1
 _CLIENT_CLOSED_REQUEST = 499  # nginx's status; nobody is there to read it
 
@@ -42,10 +52,14 @@ _OPERATIONS = MappingProxyType(
 )
 
 
+_PIPELINE_ENDING = re.compile("(?P<id>.+)/pipeline/(?P<task>[^/]+)")
+
+
 def create_app(models: Sequence[Model]) -> Litestar:
     """Return the app that serves `models`; the first one also answers at the root paths.
 
-    The models load behind it: until one is ready, it answers 503 with an estimate.
+    The models load behind it, some when it starts and some when they are first asked for: until
+    one is ready, it answers 503 with an estimate.
     """
     registry = Registry(models)
     desk = Desk(Replay())
@@ -57,8 +71,24 @@ def create_app(models: Sequence[Model]) -> Litestar:
 
     @post("/models/{path:path}", status_code=200)
     async def ask_model(request: Request[Any, Any, Any], path: FromPath[str]) -> Response[Any]:
+        if named := _PIPELINE_ENDING.fullmatch(path.strip("/")):
+            return await ask_pipeline(request, task=named["task"], model_id=named["id"])
         model_id, operation = _split(path, _OPERATIONS)
         return await desk.ask(request, registry.find(model_id), _OPERATIONS[operation])
+
+    @post("/pipeline/{task:str}/{path:path}", status_code=200)
+    async def ask_task(
+        request: Request[Any, Any, Any], task: FromPath[str], path: FromPath[str]
+    ) -> Response[Any]:
+        return await ask_pipeline(request, task=task, model_id=path.strip("/"))
+
+    async def ask_pipeline(
+        request: Request[Any, Any, Any], *, task: str, model_id: str
+    ) -> Response[Any]:
+        model = registry.find(model_id)
+        if task != model.task:
+            raise WrongTask(model.id, task=model.task, asked=task)
+        return await desk.ask(request, model, Operation.PREDICT)
 
     @get(["/info", "/health"])
     async def look_at_default(request: Request[Any, Any, Any]) -> Response[bytes]:
@@ -74,10 +104,10 @@ def create_app(models: Sequence[Model]) -> Litestar:
         return whole_response(_status(registry.find(path.strip("/"))))
 
     return Litestar(
-        [ask_default, ask_model, look_at_default, look_at_model, status],
+        [ask_default, ask_model, ask_task, look_at_default, look_at_model, status],
         lifespan=[_lifespan(registry)],
         exception_handlers={Problem: problem_response},
-        request_max_body_size=_BODY_LIMIT_BYTES,
+        request_max_body_size=max(model.body_limit_bytes for model in models),
         logging_config=None,
         openapi_config=None,
     )
@@ -126,9 +156,24 @@ class Desk:
         self, request: Request[Any, Any, Any], model: Model, operation: Operation
     ) -> Response[Any]:
         """Return the response of one POST. Raises Problem."""
+        if operation not in model.operations:
+            raise WrongTask(model.id, task=model.task, asked=operation)
         body = await request.body()
+        if len(body) > model.body_limit_bytes:
+            raise TooLarge(model.body_limit_bytes)
         wishes = parse_wishes(request.headers, body)
-        await _be_ready(model, wishes)
+        with model.warmup.in_use():
+            await _be_ready(model, wishes)
+            return await self._answer(request, model, operation, body, wishes)
+
+    async def _answer(
+        self,
+        request: Request[Any, Any, Any],
+        model: Model,
+        operation: Operation,
+        body: bytes,
+        wishes: Wishes,
+    ) -> Response[Any]:
         kept_under = key(request.url.path, body) if wishes.use_cache else None
         if kept_under and (kept := self._replay.get(kept_under)):
             return whole_response(kept)
@@ -153,21 +198,34 @@ class Desk:
 
 
 async def _be_ready(model: Model, wishes: Wishes) -> None:
-    """Return once `model` can answer. Raises Loading, unless it may be waited for, LoadFailed."""
+    """Return once `model` can answer; a cold one begins to load, unless that is not wished.
+
+    Raises Loading, unless it may be waited for, and LoadFailed.
+    """
+    warmup = model.warmup
+    if warmup.state is State.COLD and wishes.load_model:
+        warmup.start()
     if wishes.wait_for_model:
-        await model.warmup.finished()
-    match model.warmup.state:
-        case State.LOADING:
-            raise Loading(model.id, estimated_seconds=model.warmup.estimated_seconds)
+        await warmup.finished()
+    match warmup.state:
+        case State.COLD | State.LOADING:
+            raise Loading(model.id, estimated_seconds=warmup.estimated_seconds)
         case State.FAILED:
-            raise LoadFailed(f"Model {model.id} could not be loaded: {model.warmup.failure}")
+            raise _failed(model)
+
+
+def _failed(model: Model) -> LoadFailed:
+    failure = model.warmup.failure
+    kind = NotInstalled if isinstance(failure, WeightsMissing | PackageMissing) else LoadFailed
+    return kind(f"Model {model.id} could not be loaded: {failure}")
 
 
 def _lifespan(registry: Registry) -> Callable[[Litestar], Any]:
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         for model in registry:
-            model.warmup.start()
+            if not model.warmup.is_on_demand:
+                model.warmup.start()
         try:
             yield
         finally:
@@ -185,7 +243,14 @@ def _split(path: str, endings: Collection[str]) -> tuple[str, str]:
 
 
 def _info(model: Model) -> Whole:
-    return Whole(body=msgspec.json.encode(model.info()))
+    """Return what text-generation-inference's `/info` tells, as far as the model has it."""
+    body = {
+        "model_id": model.id,
+        "model_pipeline_tag": model.task,
+        **model.info(),
+        "router": "dragoman-local",
+    }
+    return Whole(body=msgspec.json.encode(body))
 
 
 def _health(model: Model) -> Whole:
@@ -195,13 +260,15 @@ def _health(model: Model) -> Whole:
 
 
 def _status(model: Model) -> Whole:
-    """Return what the hosted service's `/status/{id}` told older clients."""
+    """Return what the hosted service's `/status/{id}` told older clients. Raises LoadFailed."""
+    if model.warmup.state is State.FAILED:
+        raise _failed(model)
     is_ready = model.warmup.state is State.READY
     body = {
         "loaded": is_ready,
         "state": "Loaded" if is_ready else "Loadable",
         "compute_type": "cpu",
-        "framework": "llama.cpp",
+        "framework": model.framework,
     }
     return Whole(body=msgspec.json.encode(body))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ from adapters.local.answer import Result, Timings
 from adapters.local.decoding import Step
 from adapters.local.engine import Engine, Loaded
 from adapters.local.generation import Generation
-from adapters.local.llama import Llama, default_threads
+from adapters.local.packaged import Needs
 from adapters.local.problems import Problem
 from adapters.local.registry import Operation, Question, Streamed, Whole
 from adapters.local.validation import Job, Limits, check_stream, check_whole, plan
@@ -26,8 +27,15 @@ from adapters.local.warmup import Warmup
 from adapters.local.wire import GenerateRequest, parse_inputs, parse_request
 
 _LOAD_SECONDS = 1.0
+_BODY_LIMIT_BYTES = 2_000_000  # TGI's `payload_limit`
 _API_VERSION = "3.3.7"  # the release of text-generation-inference whose API this follows
 _TOKENIZERS = Path(__file__).parent / "tokenizers"
+_NEEDS = Needs(extra="local", modules=("xllamacpp",), files=())
+
+
+def default_threads() -> int:
+    """Return one less than the cores: llama.cpp's threads spin, and starve what shares them."""
+    return max(1, (os.cpu_count() or 1) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +61,9 @@ class TextModel:
     """One text model behind TGI's `/`, `/generate`, `/generate_stream` and `/tokenize`."""
 
     task = "text-generation"
+    framework = "llama.cpp"
+    operations = frozenset(Operation)
+    body_limit_bytes = _BODY_LIMIT_BYTES
 
     def __init__(self, settings: TextSettings) -> None:
         self.id = settings.model_id
@@ -86,13 +97,10 @@ class TextModel:
 
     def info(self) -> Mapping[str, Any]:
         return {
-            "model_id": self.id,
             "model_sha": weights.by_name(self._settings.weights_name).sha256,
-            "model_pipeline_tag": self.task,
             **asdict(self._limits),
             "validation_workers": 1,
             "max_client_batch_size": 1,
-            "router": "dragoman-local",
             "version": _API_VERSION,
         }
 
@@ -100,6 +108,8 @@ class TextModel:
         self._engine.close()
 
     def _open(self) -> Loaded:
+        with _NEEDS.imports():
+            from adapters.local.llama import Llama
         settings = self._settings
         llama = Llama(
             weights.find(settings.weights_name),

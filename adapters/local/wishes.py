@@ -1,7 +1,6 @@
 """What a client wishes about how its request is served, beside what it asks.
 
-Headers win over the body's `options`, which older clients send. `x-load-model: 0` ("do not load
-it for me") needs no reading: every model loads when the server starts, none on demand.
+Headers win over the body's `options`, which older clients send.
 """
 
 from __future__ import annotations
@@ -17,10 +16,14 @@ _FALSE = frozenset({"0", "false"})
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """`use_cache`: an answer given before will do. `wait_for_model`: hold on while it loads."""
+    """`use_cache`: an answer given before will do. `wait_for_model`: hold on while it loads.
+
+    `load_model`: a model that is cold is to be loaded for this request.
+    """
 
     use_cache: bool = True
     wait_for_model: bool = False
+    load_model: bool = True
 
 
 def parse_wishes(headers: Mapping[str, str], body: bytes) -> Wishes:
@@ -31,6 +34,7 @@ def parse_wishes(headers: Mapping[str, str], body: bytes) -> Wishes:
         wait_for_model=_flag(
             headers, "x-wait-for-model", options.get("wait_for_model"), default=False
         ),
+        load_model=_flag(headers, "x-load-model", None, default=True),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from litestar import Request, Router, asgi, get
@@ -16,13 +16,19 @@ from litestar.params import FromPath
 from litestar.types import Guard, HTTPScope, Receive, Scope, Send
 from pydantic import TypeAdapter
 
-from adapters.base import Json, Task
+from adapters.base import Json, Media, Task
 from gateway.catalog import Catalog, Model
 from gateway.edge import REQUEST_ID
 from gateway.errors import Unauthenticated, model_not_found
+from gateway.exchange import Body, Exchange
+from gateway.forms import Form, read_form
 from gateway.keys import Caller, InvalidKey, Keyring
-from gateway.relay import Exchange, Relay
+from gateway.relay import Relay
 from gateway.requests import CHAT, COMPLETION, parse_body
+from gateway.requests_audio import parse_transcription, parse_translation
+from gateway.requests_embedding import EMBEDDING
+from gateway.requests_image import IMAGE
+from gateway.requests_speech import SPEECH
 from gateway.wire import (
     ClientGone,
     Headers,
@@ -55,26 +61,48 @@ def openai_router(
 ) -> Router:
     """Return the router of `/v1`."""
 
-    def text_route(path: str, task: Task, schema: TypeAdapter[Any]) -> ASGIRouteHandler:
+    async def answer_exchange(exchange: Exchange, receive: Receive, send: Send) -> None:
+        with Presence(receive):
+            answer = await relay(exchange)
+            headers = _headers(exchange)
+            if isinstance(answer, Body):
+                await send_body(send, answer, headers)
+                return
+            try:
+                await send_stream(send, answer, headers, keep_alive_seconds=keep_alive_seconds)
+            finally:
+                await answer.aclose()
+
+    def json_route(path: str, task: Task, schema: TypeAdapter[Any]) -> ASGIRouteHandler:
         @asgi(path, copy_scope=False)
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             if cast("HTTPScope", scope)["method"] != "POST":
                 raise MethodNotAllowedException(headers={"allow": "POST, OPTIONS"})
             try:
-                data = await read_json_body(scope, receive, limit_bytes=max_body_bytes)
+                body = parse_body(
+                    schema, await read_json_body(scope, receive, limit_bytes=max_body_bytes)
+                )
             except ClientGone:
                 return
-            exchange = _exchange(scope, task, parse_body(schema, data))
-            with Presence(receive):
-                answer = await relay(exchange)
-                headers = _headers(exchange)
-                if isinstance(answer, bytes):
-                    await send_body(send, answer, headers)
-                    return
-                try:
-                    await send_stream(send, answer, headers, keep_alive_seconds=keep_alive_seconds)
-                finally:
-                    await answer.aclose()
+            exchange = _exchange(scope, task, body)
+            await answer_exchange(exchange, receive, send)
+
+        return route
+
+    def multipart_route(
+        path: str, task: Task, parse: Callable[[Form], tuple[Json, Media]]
+    ) -> ASGIRouteHandler:
+        @asgi(path, copy_scope=False)
+        async def route(scope: Scope, receive: Receive, send: Send) -> None:
+            if cast("HTTPScope", scope)["method"] != "POST":
+                raise MethodNotAllowedException(headers={"allow": "POST, OPTIONS"})
+            try:
+                body, media = parse(await read_form(scope, receive, limit_bytes=max_body_bytes))
+            except ClientGone:
+                return
+            exchange = _exchange(scope, task, body, media=media)
+            del media  # megabytes, which the task lets go once it has made of them what is sent
+            await answer_exchange(exchange, receive, send)
 
         return route
 
@@ -97,8 +125,13 @@ def openai_router(
         "/v1",
         guards=[require_key(keyring)],
         route_handlers=[
-            text_route("/chat/completions", Task.CHAT, CHAT),
-            text_route("/completions", Task.COMPLETION, COMPLETION),
+            json_route("/chat/completions", Task.CHAT, CHAT),
+            json_route("/completions", Task.COMPLETION, COMPLETION),
+            json_route("/images/generations", Task.IMAGE, IMAGE),
+            json_route("/audio/speech", Task.SPEECH, SPEECH),
+            json_route("/embeddings", Task.EMBEDDING, EMBEDDING),
+            multipart_route("/audio/transcriptions", Task.TRANSCRIPTION, parse_transcription),
+            multipart_route("/audio/translations", Task.TRANSCRIPTION, parse_translation),
             list_models,
             show_model,
         ],
@@ -131,14 +164,29 @@ def _key_of(scope: Scope) -> str:
     return header(scope, b"api-key") or header(scope, b"x-api-key")
 
 
-def _exchange(scope: Scope, task: Task, body: Json) -> Exchange:
+def _exchange(scope: Scope, task: Task, body: Json, *, media: Media | None = None) -> Exchange:
     return Exchange(
         id=scope[REQUEST_ID],  # type: ignore[literal-required]
         task=task,
         caller=scope["user"],
         body=body,
+        media=media,
         wait_for_model=header(scope, b"x-wait-for-model").lower() not in ("0", "false"),
+        base_url=_base_url(scope),
     )
+
+
+def _base_url(scope: Scope) -> str:
+    """Return where the client reached the gateway, by its own word, which only itself is told.
+
+    Litestar has refused what cannot be a host. The scheme is uvicorn's, which takes a proxy's
+    word for it if that is a trusted one.
+    """
+    host = header(scope, b"host")
+    if not host:
+        name, port = cast("HTTPScope", scope)["server"] or ("localhost", None)
+        host = f"{name}:{port}" if port else name
+    return f"{scope['scheme']}://{host}"
 
 
 def _headers(exchange: Exchange) -> Headers:
@@ -147,8 +195,10 @@ def _headers(exchange: Exchange) -> Headers:
     if route := exchange.route:
         pairs.append(("x-dragoman-model", route.model.id))
         pairs.append(("x-dragoman-upstream", route.target.upstream.name))
-        if route.plan.ignored:
-            pairs.append(("x-dragoman-ignored", _names(route.plan.ignored)))
+    if scaled := exchange.scaled_images:
+        pairs.append(("x-dragoman-scaled", f"{scaled} image{'s' if scaled > 1 else ''}"))
+    if exchange.ignored:
+        pairs.append(("x-dragoman-ignored", _names(exchange.ignored)))
     return encode_headers(pairs)
 
 

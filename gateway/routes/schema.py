@@ -17,36 +17,57 @@ from litestar.openapi.spec import (
 from pydantic import TypeAdapter
 
 from gateway.requests import CHAT, COMPLETION
+from gateway.requests_audio import TRANSCRIPTION, TRANSLATION
+from gateway.requests_embedding import EMBEDDING
+from gateway.requests_image import IMAGE
+from gateway.requests_speech import SPEECH
 
 _REF = "#/components/schemas/{model}"
 _ROUTES = (
     ("/v1/chat/completions", "CreateChatCompletion", "Answer a conversation", CHAT),
     ("/v1/completions", "CreateCompletion", "Continue a text", COMPLETION),
+    ("/v1/images/generations", "CreateImage", "Make images of a text", IMAGE),
+    ("/v1/audio/speech", "CreateSpeech", "Speak a text", SPEECH),
+    ("/v1/embeddings", "CreateEmbedding", "Turn texts into vectors", EMBEDDING),
 )
+_FORMS = (
+    ("/v1/audio/transcriptions", "CreateTranscription", "Write down a recording", TRANSCRIPTION),
+    ("/v1/audio/translations", "CreateTranslation", "Write it down in English", TRANSLATION),
+)
+_JSON, _FORM = "application/json", "multipart/form-data"
 
 
 def describe_text_routes(document: OpenAPI) -> None:
-    """Add the text routes and the schemas of their bodies to `document`."""
+    """Add the routes and the schemas of their bodies to `document`."""
     paths = document.paths = document.paths or {}
     adapters: list[tuple[str, Literal["validation"], TypeAdapter[Any]]] = [
-        (path, "validation", adapter) for path, _, _, adapter in _ROUTES
+        (path, "validation", adapter) for path, _, _, adapter in (*_ROUTES, *_FORMS)
     ]
     schemas, definitions = TypeAdapter.json_schemas(adapters, ref_template=_REF)
     known = cast("dict[str, Any]", document.components.schemas)
     known.update(definitions.get("$defs", {}))
-    for path, operation_id, summary, _ in _ROUTES:
-        reference = str(schemas[path, "validation"]["$ref"])
-        paths[path] = PathItem(post=_operation(operation_id, summary, Reference(ref=reference)))
+    for routes, media_type in ((_ROUTES, _JSON), (_FORMS, _FORM)):
+        for path, operation_id, summary, _ in routes:
+            body = Reference(ref=str(schemas[path, "validation"]["$ref"]))
+            operation = _operation(operation_id, summary, body, media_type=media_type)
+            paths[path] = PathItem(post=operation)
+            if media_type == _FORM:
+                _add_file(known[body.value])
 
 
-def _operation(operation_id: str, summary: str, body: Reference) -> Operation:
+def _add_file(schema: dict[str, Any]) -> None:
+    schema["properties"]["file"] = {"type": "string", "format": "binary"}
+    schema["required"] = [*schema["required"], "file"]
+
+
+def _operation(operation_id: str, summary: str, body: Reference, *, media_type: str) -> Operation:
     json = OpenAPIMediaType(schema=Schema())
     return Operation(
         operation_id=operation_id,
         summary=summary,
         tags=["openai"],
         request_body=RequestBody(
-            content={"application/json": OpenAPIMediaType(schema=body)}, required=True
+            content={media_type: OpenAPIMediaType(schema=body)}, required=True
         ),
         responses={
             "200": OpenAPIResponse(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, Settings, Upstream, load, with_local_upstream
+from gateway.config import ConfigError, Settings, Upstream
+from gateway.config_file import load
+from gateway.local_models import with_local_upstream
 
 UPSTREAM = '[[upstreams]]\nname = "a"\ndialect = "hf"\nbase_url = "http://h"\n'
 MODEL = '[[models]]\nid = "m"\ntargets = [{ upstream = "a" }]\n'

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,16 +14,20 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 import xllamacpp
 from transformers import AutoTokenizer
 
 from adapters.local import weights
+from adapters.local.registry import Model
+from adapters.local.server import create_app
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WEIGHTS = "smollm2-135m-instruct"
 TOKENIZER = Path(weights.__file__).parent / "tokenizers" / "SmolLM2-135M-Instruct"
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
+InThread = Callable[..., AbstractContextManager[httpx.Client]]
 
 
 @contextmanager
@@ -45,6 +50,39 @@ def _serve(*options: str, wait: bool = True) -> Iterator[httpx.Client]:
         finally:
             process.terminate()
             assert process.wait(timeout=20) == 0
+
+
+@contextmanager
+def _in_thread(*models: Model) -> Iterator[httpx.Client]:
+    """Serve `models` from a thread of this process."""
+    config = uvicorn.Config(create_app(models), log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="session")
+def in_thread() -> InThread:
+    return _in_thread
+
+
+@pytest.fixture(scope="session")
+def pipelines(client: httpx.Client) -> Iterator[httpx.Client]:
+    """A client of the same process that waits for a model which is not loaded yet."""
+    headers = {"x-use-cache": "0", "x-wait-for-model": "1"}
+    with httpx.Client(
+        base_url=client.base_url, headers=headers, timeout=60, trust_env=False
+    ) as waiting:
+        yield waiting
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 
-from adapters.local.server import create_app
 from adapters.local.text import TextModel, TextSettings
 from adapters.local.validation import Limits
 
@@ -220,10 +216,10 @@ def test_a_request_beyond_the_slots_waits_its_turn(narrow: httpx.Client) -> None
     assert int(second.headers["x-queue-time"]) > 100
 
 
-def test_a_server_that_is_full_says_so(weights_path: Any, events: Events) -> None:
+def test_a_server_that_is_full_says_so(weights_path: Any, in_thread: Any, events: Events) -> None:
     settings = TextSettings(slots=1, limits=Limits(max_concurrent_requests=1))
     problem = {"error": "Model is overloaded", "error_type": "overloaded"}
-    with _in_thread(TextModel(settings)) as client:
+    with in_thread(TextModel(settings)) as client:
         client.post("/tokenize", json=HELLO, headers={"x-wait-for-model": "1"})
         with client.stream("POST", "/generate_stream", json=ENDLESS) as stream:
             chunks = stream.iter_bytes()
@@ -235,31 +231,15 @@ def test_a_server_that_is_full_says_so(weights_path: Any, events: Events) -> Non
     assert (streamed.status_code, events(streamed.content)) == (200, [problem])
 
 
-def test_a_model_that_cannot_load_is_no_503(tmp_path: Any, monkeypatch: Any) -> None:
+def test_a_model_without_its_weights_is_no_503(
+    tmp_path: Any, monkeypatch: Any, in_thread: Any
+) -> None:
     monkeypatch.setenv("DRAGOMAN_MODELS_DIR", str(tmp_path))
-    with _in_thread(TextModel(TextSettings())) as client:
+    with in_thread(TextModel(TextSettings())) as client:
         answer = client.post("/generate", json=HELLO, headers={"x-wait-for-model": "1"})
 
-    assert answer.status_code == 500
+    assert answer.status_code == 501
     assert "-m adapters.local.weights" in answer.json()["error"]
-
-
-@contextmanager
-def _in_thread(model: TextModel) -> Iterator[httpx.Client]:
-    """Serve `model` from a thread of this process."""
-    config = uvicorn.Config(create_app([model]), log_config=None, timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    try:
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
-        listener.close()
 
 
 def test_a_stream_ends_as_incomplete_when_the_server_stops(serve: Any, events: Events) -> None:
@@ -284,10 +264,12 @@ def test_a_stream_ends_as_incomplete_when_the_server_stops(serve: Any, events: E
     }
 
 
-def test_a_silent_stream_is_kept_alive_with_comments(weights_path: Any, events: Events) -> None:
+def test_a_silent_stream_is_kept_alive_with_comments(
+    weights_path: Any, in_thread: Any, events: Events
+) -> None:
     settings = TextSettings(slots=1, silence_seconds=0.05)
     prompt = {"inputs": "word " * 200, "parameters": {"max_new_tokens": 2}}
-    with _in_thread(TextModel(settings)) as client:
+    with in_thread(TextModel(settings)) as client:
         client.post("/tokenize", json=HELLO, headers={"x-wait-for-model": "1"})
         first, again = (client.post("/generate_stream", json=prompt) for _ in range(2))
 

@@ -1,0 +1,138 @@
+"""Native speech recognition as OpenAI's transcriptions and translations: `POST {base}/models/{id}`.
+
+The sound goes as it is where nothing else is to be said, else in base64 beside `parameters`, as
+huggingface_hub 1.x and huggingface-inference-toolkit have it.
+
+    OpenAI                           native `parameters`
+    verbose_json, srt, vtt           return_timestamps: true
+    timestamp_granularities[] word   return_timestamps: "word"
+    language, temperature > 0        generation_parameters
+    /audio/translations              generation_parameters.task: "translate"
+    prompt, include[], the rest      none: left out and named
+
+Whisper's models for English alone (`….en`) refuse to be told a language or a task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from adapters import refusals
+from adapters.base import Call, Json, Media, Plan, Request
+from adapters.errors import Interrupted
+
+_HONOURED = frozenset(
+    {"model", "task", "stream", "response_format", "timestamp_granularities", "temperature"}
+)
+_TIMED = frozenset({"verbose_json", "srt", "vtt"})
+_ENGLISH = frozenset({"en", "english"})
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    text: str
+    timestamp: list[float | None] | None = None
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    text: str
+    chunks: list[_Chunk] | None = None
+
+
+_read = msgspec.json.Decoder(_Answer).decode
+
+
+class NativeTranscription:
+    """Whisper and its like at hf-inference or an endpoint; without a model it is asked at `/`."""
+
+    renders = False
+
+    def plan(self, request: Request) -> Plan:
+        """Return the one call, and the names of the fields that it cannot say."""
+        media = _media(request)
+        path = f"/models/{request.model}" if request.model else "/"
+        if parameters := _parameters(request):
+            payload = {"inputs": media.data, "parameters": parameters}  # bytes become base64
+            call = Call(path=path, body=msgspec.json.encode(payload))
+        else:
+            call = Call(path=path, body=media.data, headers={"content-type": media.type})
+        return Plan((call,), _left_out(request))
+
+    def answer(
+        self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
+    ) -> Json:
+        """Return `text` and, if they were asked for, `segments` or `words`.
+
+        Both are native chunks. Raises UpstreamError for an error under status 200.
+        """
+        found = _parse(body)
+        answer: Json = {"text": found.text.strip()}
+        if wants_times(request.body) and found.chunks:
+            kind = "words" if wants_words(request.body) else "segments"
+            answer[kind] = msgspec.to_builtins(found.chunks)
+        return answer
+
+
+def wants_times(body: Json) -> bool:
+    """Tell whether the answer says when what was spoken."""
+    return body.get("response_format") in _TIMED
+
+
+def wants_words(body: Json) -> bool:
+    """Tell whether the answer says so of each word."""
+    is_verbose = body.get("response_format") == "verbose_json"
+    return is_verbose and "word" in body.get("timestamp_granularities", ())
+
+
+def _media(request: Request) -> Media:
+    assert request.media is not None  # noqa: S101 (a transcription's request has one)
+    return request.media
+
+
+def _is_english_only(request: Request) -> bool:
+    return request.model.lower().endswith(".en")
+
+
+def _parameters(request: Request) -> Json:
+    body = request.body
+    parameters: Json = {}
+    if wants_times(body):
+        parameters["return_timestamps"] = "word" if wants_words(body) else True
+    generation: Json = {}
+    if body.get("temperature"):
+        generation["temperature"] = body["temperature"]
+    if not _is_english_only(request):
+        if "language" in body:
+            generation["language"] = body["language"]
+        if body.get("task") == "translate":
+            generation["task"] = "translate"
+    return parameters | ({"generation_parameters": generation} if generation else {})
+
+
+def _left_out(request: Request) -> tuple[str, ...]:
+    body = request.body
+    honoured = set(_HONOURED)
+    if not _is_english_only(request) or body.get("language", "en").lower() in _ENGLISH:
+        honoured.add("language")
+    if body.get("response_format") != "verbose_json":
+        honoured.discard("timestamp_granularities")
+    return tuple(name for name in body if name not in honoured)
+
+
+def _parse(body: bytes) -> _Answer:
+    try:
+        return _read(body)
+    except msgspec.DecodeError as exc:
+        raise _error_in(body) from exc
+
+
+def _error_in(body: bytes) -> Exception:
+    """Return what a 200 without a text means: some servers report errors that way."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        decoded = None
+    if isinstance(decoded, dict) and decoded.get("error"):
+        return refusals.from_object(decoded)
+    return Interrupted("The upstream's answer holds no text.")

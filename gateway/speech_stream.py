@@ -1,0 +1,114 @@
+"""Speech that leaves while it is still being made: as sound, or as events that hold sound."""
+
+from __future__ import annotations
+
+import logging
+import math
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from adapters.errors import UpstreamError
+from gateway.encoder import CONTENT_TYPES
+from gateway.errors import GatewayError, from_upstream
+
+logger = logging.getLogger(__name__)
+
+_DELTA_BYTES = 24 * 1024  # 32 KiB as base64: the event parsers of some clients stop at 64
+_TOKENS_PER_SECOND = 20
+
+
+class SpeechStream:
+    """One file of `form` in parts. `first` is its beginning, `parts` yields the rest.
+
+    Iterating never raises. A file that breaks off has no place for an error, and its end looks
+    like any other: then `frames` ends with `is_over` still false, so that the connection is cut.
+    `close` ends what is still under way.
+    """
+
+    def __init__(
+        self,
+        form: str,
+        *,
+        first: bytes,
+        parts: AsyncIterator[bytes],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.content_type = CONTENT_TYPES[form]
+        self.is_over = False
+        self.error: GatewayError | None = None
+        self._first = first
+        self._parts = parts
+        self._close = close
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Yield the file."""
+        try:
+            if self._first:
+                yield self._first
+            async for part in self._parts:
+                if part:
+                    yield part
+        except UpstreamError as exc:
+            logger.warning("speech was cut off: %s", exc)
+            self.error = from_upstream(exc)
+            return
+        self.is_over = True
+        yield b""
+
+    async def aclose(self) -> None:
+        """End what is still under way."""
+        await self._close()
+
+
+class SpeechEvents:
+    """The parts of a `SpeechStream` as OpenAI's events, `usage` in the last of them.
+
+    There a failure is an event too. `usage` is read at the end: `characters`, `audio_seconds`.
+    """
+
+    content_type = "text/event-stream; charset=utf-8"
+
+    def __init__(self, sound: SpeechStream, usage: Mapping[str, float]) -> None:
+        self.is_over = False
+        self._sound = sound
+        self._usage = usage
+
+    async def frames(self) -> AsyncIterator[bytes]:
+        """Yield the events."""
+        async for part in self._sound.frames():
+            if part:
+                yield _deltas(part)
+        self.is_over = True
+        error = self._sound.error
+        yield b"data: " + (error.body() if error else _done(self._usage)) + b"\n\n"
+
+    async def aclose(self) -> None:
+        """End what is still under way."""
+        await self._sound.aclose()
+
+
+def _deltas(part: bytes) -> bytes:
+    slices = (part[at : at + _DELTA_BYTES] for at in range(0, len(part), _DELTA_BYTES))
+    return b"".join(
+        b'data: {"type":"speech.audio.delta","audio":"' + b64encode(piece) + b'"}\n\n'
+        for piece in slices
+    )
+
+
+def _done(usage: Mapping[str, float]) -> bytes:
+    """Return the last event's object.
+
+    Speech models count no tokens, but the event must: a character in is one, and so are 50 ms
+    of sound out.
+    """
+    given = int(usage.get("characters", 0))
+    made = math.ceil(usage.get("audio_seconds", 0) * _TOKENS_PER_SECOND)
+    counts: dict[str, Any] = {
+        "input_tokens": given,
+        "output_tokens": made,
+        "total_tokens": given + made,
+    }
+    return msgspec.json.encode({"type": "speech.audio.done", "usage": counts})

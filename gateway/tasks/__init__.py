@@ -1,0 +1,1 @@
+"""What is made of an exchange, one file per kind of answer."""
