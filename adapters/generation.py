@@ -209,21 +209,10 @@ def _parse_answer(body: bytes) -> _Answer:
     try:
         answers = _read_answer(body)
     except msgspec.DecodeError as exc:
-        raise _error_in(body) from exc
+        raise refusals.from_unreadable(body, "The upstream's answer cannot be read.") from exc
     if isinstance(answers, _Answer):
         return answers
     if not answers:
         raise Interrupted("The upstream answered with an empty list.")
     first: _Answer = answers[0]
     return first
-
-
-def _error_in(body: bytes) -> Exception:
-    """Return what a 200 that holds no answer means: some servers report errors that way."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        decoded = None
-    if isinstance(decoded, dict) and "error" in decoded:
-        return refusals.from_object(decoded)
-    return Interrupted("The upstream's answer cannot be read.")

@@ -24,7 +24,7 @@ from adapters.errors import DialectError, Interrupted
 _NATIVE = ("normalize", "truncate", "truncation_direction", "prompt_name")
 _HONOURED = frozenset({"model", "input", "encoding_format", *_NATIVE})
 _WITHOUT_EFFECT = frozenset({"user", "metadata", "safety_identifier"})
-_UNREADABLE = "The upstream's answer holds no embeddings of finite numbers."
+UNREADABLE = "The upstream's answer holds no embeddings of finite numbers."
 _TOKEN_COUNTS = ("x-prompt-tokens", "x-compute-tokens")  # TGI's spelling, TEI's
 
 
@@ -102,17 +102,6 @@ class TeiEmbedding(NativeEmbedding):
         return "/embed"
 
 
-def error_in(body: bytes) -> Exception:
-    """Return what a 200 without embeddings means: some servers report errors that way."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        decoded = None
-    if isinstance(decoded, dict) and decoded.get("error"):
-        return refusals.from_object(decoded)
-    return Interrupted(_UNREADABLE)
-
-
 def _vectors(body: bytes, count: int) -> list[Any]:
     """Return what was made of each of `count` texts. Raises UpstreamError."""
     for depth, read in enumerate(_READERS, 1):
@@ -121,14 +110,14 @@ def _vectors(body: bytes, count: int) -> list[Any]:
         except msgspec.ValidationError:
             continue
         except msgspec.DecodeError as exc:  # NaN and Infinity are no JSON
-            raise Interrupted(_UNREADABLE) from exc
+            raise Interrupted(UNREADABLE) from exc
         if len(found) != count:
             raise Interrupted(f"The upstream made {len(found)} embeddings of {count} texts.")
         return found
     try:
         return _vectors(bytes(_read_named(body).embeddings), count)
     except msgspec.DecodeError as exc:
-        raise error_in(body) from exc
+        raise refusals.from_unreadable(body, UNREADABLE) from exc
 
 
 def _by_text(found: list[Any], depth: int, count: int) -> list[Any]:

@@ -21,7 +21,6 @@ import msgspec
 
 from adapters import refusals
 from adapters.base import Call, Json, Media, Plan, Request
-from adapters.errors import Interrupted
 
 _HONOURED = frozenset(
     {"model", "task", "stream", "response_format", "timestamp_granularities", "temperature"}
@@ -124,15 +123,4 @@ def _parse(body: bytes) -> _Answer:
     try:
         return _read(body)
     except msgspec.DecodeError as exc:
-        raise _error_in(body) from exc
-
-
-def _error_in(body: bytes) -> Exception:
-    """Return what a 200 without a text means: some servers report errors that way."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        decoded = None
-    if isinstance(decoded, dict) and decoded.get("error"):
-        return refusals.from_object(decoded)
-    return Interrupted("The upstream's answer holds no text.")
+        raise refusals.from_unreadable(body, "The upstream's answer holds no text.") from exc

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from adapters import refusals
 from adapters.base import Call, Json, Plan, Request
 from adapters.errors import Interrupted
-from adapters.native_embedding import error_in
+from adapters.native_embedding import UNREADABLE
 
 _FLOAT_BYTES = 4
 
@@ -66,7 +67,7 @@ def _parse(body: bytes) -> _Answer:
     try:
         return _read(body)
     except msgspec.DecodeError as exc:  # NaN and Infinity are no JSON
-        raise error_in(body) from exc
+        raise refusals.from_unreadable(body, UNREADABLE) from exc
 
 
 def _floats(embedding: str | list[float]) -> Sequence[float]:

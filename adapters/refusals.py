@@ -90,6 +90,20 @@ def from_object(body: Mapping[str, Any]) -> UpstreamError:
     return _build(said, said.status or _STATUS_BY_TYPE.get(said.kind or ""), None)
 
 
+def from_unreadable(body: bytes, otherwise: str) -> UpstreamError:
+    """Return what a 200 that holds no answer means: some servers report errors that way.
+
+    `otherwise`: the sentence for a body that reports nothing.
+    """
+    try:
+        decoded = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        decoded = None
+    if isinstance(decoded, dict) and decoded.get("error"):
+        return from_object(decoded)
+    return errors.Interrupted(otherwise)
+
+
 def _build(said: _Said, status: int | None, retry_after: float | None) -> UpstreamError:
     kind = _kind(said, status)
     if kind is errors.ModelLoading:

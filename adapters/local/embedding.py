@@ -12,7 +12,7 @@ import msgspec
 from adapters.local.packaged import Needs, PackagedFile
 from adapters.local.pipeline import Reader, boolean, choice, headers, parse_payload, string
 from adapters.local.problems import Invalid, Malformed
-from adapters.local.registry import Operation, Question, Whole
+from adapters.local.registry import Question, Whole
 from adapters.local.resident import Resident, ResidentSettings
 
 if TYPE_CHECKING:
@@ -64,24 +64,19 @@ class Embedded:
     tokens: int
 
 
-class EmbeddingModel:
+class EmbeddingModel(Resident["MiniLm"]):
     """all-MiniLM-L6-v2 behind the feature-extraction pipeline."""
 
     id = "sentence-transformers/all-MiniLM-L6-v2"
     task = "feature-extraction"
     framework = "onnxruntime"
-    operations = frozenset({Operation.PREDICT})
     body_limit_bytes = 2_000_000
 
     def __init__(self, settings: EmbeddingSettings | None = None) -> None:
         self._settings = settings or EmbeddingSettings()
-        self._resident = Resident(
-            self.load,
-            needs=_NEEDS,
-            expected_seconds=_LOAD_SECONDS,
-            settings=self._settings.resident,
+        super().__init__(
+            needs=_NEEDS, expected_seconds=_LOAD_SECONDS, settings=self._settings.resident
         )
-        self.warmup = self._resident.warmup
 
     async def answer(self, question: Question) -> Whole:
         """Answer with a list of vectors, for one text too. Raises Problem."""
@@ -89,7 +84,7 @@ class EmbeddingModel:
         payload = parse_payload(question.body, _READERS, also_at_root=True)
         texts = self._texts(payload.inputs)
         extraction = Extraction(**payload.parameters)
-        embedded = await self._resident.run(
+        embedded = await self.run(
             lambda minilm, checkpoint: _embed(minilm, texts, extraction, checkpoint)
         )
         characters = sum(map(len, texts))
@@ -108,9 +103,6 @@ class EmbeddingModel:
             "max_concurrent_requests": self._settings.resident.max_requests,
             "embedding_size": _VECTOR_SIZE,
         }
-
-    def close(self) -> None:
-        self._resident.close()
 
     def load(self) -> MiniLm:
         """Return the engine, ready to be used. Raises PackageMissing. Blocks."""

@@ -17,7 +17,7 @@ from adapters.local.embedding import (
 )
 from adapters.local.packaged import Needs, PackagedFile
 from adapters.local.pipeline import Reader, choice, headers, integer, number, parse_payload, string
-from adapters.local.registry import Operation, Question, Whole
+from adapters.local.registry import Question, Whole
 from adapters.local.resident import Resident, ResidentSettings
 
 if TYPE_CHECKING:
@@ -93,24 +93,19 @@ class Studio:
         return self.minilm.vector(cut(self.minilm.tokens(text)))
 
 
-class ImageModel:
+class ImageModel(Resident["Studio"]):
     """Emoji-flow: one emoji-like subject on a plain or painted backdrop."""
 
     id = "dragoman/emoji-flow"
     task = "text-to-image"
     framework = "numpy"
-    operations = frozenset({Operation.PREDICT})
     body_limit_bytes = 100_000
 
     def __init__(self, settings: ImageSettings | None = None) -> None:
         self._settings = settings or ImageSettings()
-        self._resident = Resident(
-            self.load,
-            needs=_NEEDS,
-            expected_seconds=_LOAD_SECONDS,
-            settings=self._settings.resident,
+        super().__init__(
+            needs=_NEEDS, expected_seconds=_LOAD_SECONDS, settings=self._settings.resident
         )
-        self.warmup = self._resident.warmup
 
     async def answer(self, question: Question) -> Whole:
         """Answer with a PNG, whatever `Accept` says. Raises Problem."""
@@ -118,9 +113,7 @@ class ImageModel:
         payload = parse_payload(question.body, _READERS)
         prompt = _PROMPT(payload.inputs, "inputs")
         painting = Painting(**payload.parameters)
-        png = await self._resident.run(
-            lambda studio, checkpoint: studio.paint(prompt, painting, checkpoint)
-        )
+        png = await self.run(lambda studio, checkpoint: studio.paint(prompt, painting, checkpoint))
         return Whole(
             body=png,
             headers=headers(started_at, x_compute_characters=len(prompt)),
@@ -137,9 +130,6 @@ class ImageModel:
             "side_step": _SIDE_STEP,
             "max_num_inference_steps": _MOST_STEPS,
         }
-
-    def close(self) -> None:
-        self._resident.close()
 
     def load(self) -> Studio:
         """Return the engine, ready to be used. Raises PackageMissing. Blocks."""

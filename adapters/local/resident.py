@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Generic, TypeVar
 
 from adapters.local.packaged import Needs
 from adapters.local.problems import GenerationFailed, Overloaded, Unhealthy
+from adapters.local.registry import Operation
 from adapters.local.warmup import OnDemand, Warmup
 
 EngineT = TypeVar("EngineT")
@@ -45,21 +47,17 @@ class ResidentSettings:
     load_delay_seconds: float = 0.0
 
 
-class Resident(Generic[EngineT]):
+class Resident(ABC, Generic[EngineT]):
     """One engine: loaded when it is first wanted, used by one job at a time, in order of arrival.
 
-    `load` opens it and does what makes its first use slow; it runs in a thread of its own.
+    A model is one of these.
     """
 
+    operations = frozenset({Operation.PREDICT})
+
     def __init__(
-        self,
-        load: Callable[[], EngineT],
-        *,
-        needs: Needs,
-        expected_seconds: float,
-        settings: ResidentSettings,
+        self, *, needs: Needs, expected_seconds: float, settings: ResidentSettings
     ) -> None:
-        self._open = load
         self._max_requests = settings.max_requests
         self._engine: EngineT | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="resident")
@@ -73,6 +71,13 @@ class Resident(Generic[EngineT]):
                 check=needs.check, unload=self._unload, idle_seconds=settings.idle_seconds
             ),
         )
+
+    @abstractmethod
+    def load(self) -> EngineT:
+        """Return the engine, after what makes its first use slow. Blocks, in its own thread.
+
+        Raises PackageMissing.
+        """
 
     async def run(self, job: Callable[[EngineT, Callable[[], None]], ResultT]) -> ResultT:
         """Return what `job` makes with the engine, in a thread.
@@ -107,7 +112,7 @@ class Resident(Generic[EngineT]):
         self._engine = None
 
     def _load(self) -> None:
-        self._engine = self._open()
+        self._engine = self.load()
 
     def _unload(self) -> None:
         self._engine = None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from adapters.local.packaged import Needs, PackagedFile
 from adapters.local.pipeline import Reader, choice, headers, integer, number, parse_payload, string
 from adapters.local.problems import Invalid
-from adapters.local.registry import Operation, Question, Whole
+from adapters.local.registry import Question, Whole
 from adapters.local.resident import Resident, ResidentSettings
 
 if TYPE_CHECKING:
@@ -50,24 +50,19 @@ class Reading:
     seed: int = field(default_factory=lambda: secrets.randbits(64))
 
 
-class SpeechModel:
+class SpeechModel(Resident["Voice"]):
     """An American English voice of 8 MB."""
 
     id = "hibari-tts/heart"
     task = "text-to-speech"
     framework = "onnxruntime"
-    operations = frozenset({Operation.PREDICT})
     body_limit_bytes = 100_000
 
     def __init__(self, settings: SpeechSettings | None = None) -> None:
         self._settings = settings or SpeechSettings()
-        self._resident = Resident(
-            self.load,
-            needs=_NEEDS,
-            expected_seconds=_LOAD_SECONDS,
-            settings=self._settings.resident,
+        super().__init__(
+            needs=_NEEDS, expected_seconds=_LOAD_SECONDS, settings=self._settings.resident
         )
-        self.warmup = self._resident.warmup
 
     async def answer(self, question: Question) -> Whole:
         """Answer with 16-bit mono WAV, whatever `Accept` says. Raises Problem."""
@@ -75,9 +70,7 @@ class SpeechModel:
         payload = parse_payload(question.body, _READERS)
         text = _TEXT(payload.inputs, "inputs")
         reading = Reading(**payload.parameters)
-        wav = await self._resident.run(
-            lambda voice, checkpoint: _read(voice, text, reading, checkpoint)
-        )
+        wav = await self.run(lambda voice, checkpoint: _read(voice, text, reading, checkpoint))
         return Whole(
             body=wav,
             headers=headers(started_at, x_compute_characters=len(text)),
@@ -91,9 +84,6 @@ class SpeechModel:
             "max_input_characters": _MOST_CHARACTERS,
             "voices": [_VOICE],
         }
-
-    def close(self) -> None:
-        self._resident.close()
 
     def load(self) -> Voice:
         """Return the engine, ready to be used. Raises PackageMissing. Blocks."""

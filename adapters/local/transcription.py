@@ -23,7 +23,7 @@ from adapters.local.pipeline import (
     read,
 )
 from adapters.local.problems import Malformed, TooLarge
-from adapters.local.registry import Operation, Question, Whole
+from adapters.local.registry import Question, Whole
 from adapters.local.resident import Resident, ResidentSettings
 
 if TYPE_CHECKING:
@@ -85,24 +85,19 @@ class Listening:
     task: str = "transcribe"
 
 
-class TranscriptionModel:
+class TranscriptionModel(Resident["Whisper"]):
     """Whisper tiny.en: English only."""
 
     id = "openai/whisper-tiny.en"
     task = "automatic-speech-recognition"
     framework = "ctranslate2"
-    operations = frozenset({Operation.PREDICT})
     body_limit_bytes = _AUDIO_BYTES * 4 // 3 + 100_000  # as base64, and something around it
 
     def __init__(self, settings: TranscriptionSettings | None = None) -> None:
         self._settings = settings or TranscriptionSettings()
-        self._resident = Resident(
-            self.load,
-            needs=_NEEDS,
-            expected_seconds=_LOAD_SECONDS,
-            settings=self._settings.resident,
+        super().__init__(
+            needs=_NEEDS, expected_seconds=_LOAD_SECONDS, settings=self._settings.resident
         )
-        self.warmup = self._resident.warmup
 
     async def answer(self, question: Question) -> Whole:
         """Answer with the text, and its chunks if timestamps were asked for. Raises Problem.
@@ -111,7 +106,7 @@ class TranscriptionModel:
         """
         started_at = time.perf_counter()
         audio, listening = _parse(question)
-        transcript = await self._resident.run(
+        transcript = await self.run(
             lambda whisper, checkpoint: self._transcribe(whisper, audio, listening, checkpoint)
         )
         return Whole(
@@ -127,9 +122,6 @@ class TranscriptionModel:
             "max_audio_seconds": self._settings.max_audio_seconds,
             "languages": ["en"],
         }
-
-    def close(self) -> None:
-        self._resident.close()
 
     def load(self) -> Whisper:
         """Return the engine, ready to be used. Raises PackageMissing. Blocks."""

@@ -30,10 +30,15 @@ class Engine:
     """Stands for what takes memory and time."""
 
 
-def _resident(**settings: Any) -> Resident[Engine]:
-    return Resident(
-        Engine, needs=NOTHING, expected_seconds=1, settings=ResidentSettings(**settings)
-    )
+class EngineOnly(Resident[Engine]):
+    """A model that answers nothing."""
+
+    def load(self) -> Engine:
+        return Engine()
+
+
+def _resident(**settings: Any) -> EngineOnly:
+    return EngineOnly(needs=NOTHING, expected_seconds=1, settings=ResidentSettings(**settings))
 
 
 async def _loaded(resident: Resident[Engine]) -> None:
