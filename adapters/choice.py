@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from adapters.base import Json, Request, Task, ToolStyle
 from adapters.logprobs import TokenLogprob, chat_logprobs, completion_logprobs
-from adapters.parameters import forced_tools, stops_of
+from adapters.parameters import forced_tools, offered_tools, stops_of
 from adapters.stops import StopCutter
 from adapters.tools import SPECIAL_MARKERS, ToolParser, collect_calls
 
@@ -141,8 +141,8 @@ def _echo(request: Request, index: int) -> str:
 
 def tool_parser(request: Request) -> ToolParser | None:
     """Return a parser of the calls that the answer may hold, None when it may hold none."""
-    tools = request.body.get("tools")
-    if not tools or request.body.get("tool_choice") == "none":
+    tools = offered_tools(request.body)
+    if not tools:
         return None
     style = ToolStyle.JSON if forced_tools(request.body) else request.tool_style
     if style is None:

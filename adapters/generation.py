@@ -124,7 +124,7 @@ class NativeText:
         )
         told = headers.get("x-prompt-tokens", "")
         usage = details.usage() if details else {}
-        if told.isdecimal():
+        if told.isdecimal() and len(told) < 16:
             usage["prompt_tokens"] = int(told)
         return {"choices": [choice], "usage": usage}
 

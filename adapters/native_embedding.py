@@ -82,7 +82,7 @@ class NativeEmbedding:
         told = next((headers[name] for name in _TOKEN_COUNTS if name in headers), "")
         return {
             "data": [{"embedding": vector} for vector in found],
-            "usage": {"prompt_tokens": int(told)} if told.isdecimal() else {},
+            "usage": {"prompt_tokens": int(told)} if told.isdecimal() and len(told) < 16 else {},
         }
 
 

@@ -114,7 +114,7 @@ _SHAPES: Mapping[str, Mapping[str, type | str | tuple[str]]] = {
         "finish_reason": str,
     },
     "message": {"content": str, "tool_calls": ("call",)},
-    "call": {"function": dict},
+    "call": {"function": dict, "custom": dict},
     "usage": {
         "prompt_tokens": int,
         "completion_tokens": int,

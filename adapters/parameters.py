@@ -84,7 +84,7 @@ def left_out(body: Json) -> tuple[str, ...]:
         names.append(name)
     if any(tool["type"] != "function" for tool in body.get("tools", ())):
         raise DialectError("The native API's models call functions only.", param="tools")
-    if body.get("top_logprobs", 0) > _MAX_TOP_TOKENS:
+    if body.get("top_logprobs", 0) > (_MAX_TOP_TOKENS if body.get("logprobs") else 0):
         names.append("top_logprobs")
     if body.get("best_of", 1) > body.get("n", 1):
         names.append("best_of")
@@ -131,22 +131,40 @@ def stops_of(body: Json) -> tuple[str, ...]:
     return tuple(text for text in ([stop] if isinstance(stop, str) else stop) if text)
 
 
+def offered_tools(body: Json) -> list[Json]:
+    """Return those of `tools` that may be called, by `tool_choice`."""
+    tools: list[Json] = body.get("tools", [])
+    choice = body.get("tool_choice")
+    if choice == "none":
+        return []
+    if not isinstance(choice, dict) or choice["type"] != "allowed_tools":
+        return tools
+    names = _allowed_names(choice)
+    return [tool for tool in tools if tool.get("function", {}).get("name") in names]
+
+
 def forced_tools(body: Json) -> list[Json]:
     """Return the functions of which one must be called, by `tool_choice`; empty if none must.
 
-    Raises DialectError when the choice names a function that is not among `tools`.
+    Raises DialectError when the choice names a function that is not among `tools`, or when
+    there are none.
     """
     choice = body.get("tool_choice")
     functions = [tool["function"] for tool in body.get("tools", ()) if tool["type"] == "function"]
     if choice == "required":
+        if not functions:
+            raise DialectError(
+                "'tool_choice' asks for a call, but there are no 'tools'.",
+                param="tool_choice",
+                code="invalid_value",
+            )
         return functions
     if not isinstance(choice, dict):
         return []
     if choice["type"] == "allowed_tools":
-        allowed = choice["allowed_tools"]
-        if allowed.get("mode") != "required":
+        if choice["allowed_tools"].get("mode") != "required":
             return []
-        names = [tool["function"]["name"] for tool in allowed["tools"] if "function" in tool]
+        names = _allowed_names(choice)
     else:
         names = [choice.get("function", {}).get("name")]
     chosen = [function for function in functions if function["name"] in names]
@@ -157,6 +175,11 @@ def forced_tools(body: Json) -> list[Json]:
             code="invalid_value",
         )
     return chosen
+
+
+def _allowed_names(choice: Json) -> list[Any]:
+    tools = choice["allowed_tools"]["tools"]
+    return [tool["function"]["name"] for tool in tools if "function" in tool]
 
 
 def _max_new_tokens(request: Request) -> int:

@@ -19,6 +19,7 @@ from adapters import errors
 from adapters.errors import UpstreamError
 
 _LONGEST_MESSAGE = 2000
+_LONGEST_RETRY_SECONDS = 86_400.0  # whatever number is told: it must fit into a header
 _DEFAULT_LOADING_SECONDS = 20.0  # what hf-inference says when it does not know
 
 _BY_STATUS: dict[int, type[UpstreamError]] = {
@@ -60,6 +61,11 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], type[UpstreamError]], ...] = (
     (re.compile(r"maximum context length|exceeds? the available context"), errors.ContextTooLong),
     (re.compile(r"CUDA (error|out of memory)|OutOfMemoryError"), errors.Failed),
 )
+
+_BY_CODE: dict[str, type[UpstreamError]] = {
+    "context_length_exceeded": errors.ContextTooLong,
+    "insufficient_quota": errors.OutOfCredits,  # OpenAI says it with a 429, as if it would pass
+}
 
 _OPERATORS_CONCERN = {
     errors.Misconfigured: "The upstream refused the gateway itself; its operator must look at it.",
@@ -127,8 +133,8 @@ def _kind(said: _Said, status: int | None) -> type[UpstreamError]:
     for pattern, kind in _BY_TEXT:
         if pattern.search(said.text):
             return kind
-    if said.code == "context_length_exceeded":
-        return errors.ContextTooLong
+    if kind_by_code := _BY_CODE.get(said.code or ""):
+        return kind_by_code
     return _BY_TYPE.get(said.kind or "", by_status)
 
 
@@ -154,7 +160,7 @@ def _said_by(body: Mapping[str, Any]) -> _Said:
         code=inner["code"] if isinstance(inner.get("code"), str) else None,
         param=inner["param"] if isinstance(inner.get("param"), str) else None,
         status=status if isinstance(status, int) else None,
-        estimated_seconds=float(estimated) if isinstance(estimated, (int, float)) else None,
+        estimated_seconds=_bounded(estimated) if isinstance(estimated, (int, float)) else None,
     )
 
 
@@ -174,8 +180,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """RFC 9110 §10.2.3: seconds, or a date."""
     value = headers.get("retry-after", "")
     if value.isdecimal():
-        return float(value)
+        return _bounded(float(value))
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+        return _bounded(parsedate_to_datetime(value).timestamp() - time())
     except ValueError:
         return None
+
+
+def _bounded(seconds: float) -> float:
+    return float(min(max(0, seconds), _LONGEST_RETRY_SECONDS))

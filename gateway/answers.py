@@ -14,6 +14,7 @@ from adapters.errors import Interrupted
 
 _FINISH_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
 _NATIVE_REASONS = {"max_tokens": "length", "model_length": "length"}
+_FAILURES = frozenset(("error", "abort"))  # how vLLM, SGLang and OpenRouter say that it broke off
 _OBJECTS = {
     Task.CHAT: ("chatcmpl-", "chat.completion"),
     Task.COMPLETION: ("cmpl-", "text_completion"),
@@ -72,7 +73,7 @@ def render_usage(usage: Json, task: Task) -> Json:
 def render_answer(head: Head, answers: Sequence[Json], usage: Json) -> bytes:
     """Return the body of a whole answer, joined from those of its calls.
 
-    Raises Interrupted for an upstream's answer without choices.
+    Raises Interrupted for an upstream's answer without choices, or one that broke off.
     """
     choices = [choice for answer in answers for choice in answer.get("choices") or ()]
     if not choices:
@@ -134,7 +135,12 @@ def _whole_call(call: Json) -> Json:
 
 
 def finish_reason_of(reason: str | None, *, called: bool) -> str:
-    """Return one of OpenAI's five; tool calls always end in `tool_calls`."""
+    """Return one of OpenAI's five; tool calls always end in `tool_calls`.
+
+    Raises Interrupted for a reason that is a failure: it must not look like an end.
+    """
+    if reason in _FAILURES:
+        raise Interrupted("The upstream broke off its answer.")
     known = reason if reason in _FINISH_REASONS else _NATIVE_REASONS.get(reason or "", "stop")
     return "tool_calls" if called and known == "stop" else known
 

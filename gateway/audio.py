@@ -1,8 +1,6 @@
 """Audio that came whole: what it is, what it holds, and the same in another format.
 
-Formats are told by their first bytes; content types are often wrong. Only containers of this
-list are opened, each by its own parser: left to guess, FFmpeg would also follow playlists to
-files and addresses that whoever sent the bytes has chosen.
+Formats are told by their first bytes; content types are often wrong.
 
 All of it is CPU work. `decode_in_thread` and `transcode_in_thread` keep it off the loop.
 """
@@ -10,21 +8,19 @@ All of it is CPU work. `decode_in_thread` and `transcode_in_thread` keep it off 
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 from array import array
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from gateway.containers import RATES, BadAudio, av_errors, frames_of, opened
 from gateway.encoder import CONTENT_TYPES, Encoder
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
-    from av.container import InputContainer
 
 __all__ = [
     "CONTENT_TYPES",
@@ -43,7 +39,6 @@ __all__ = [
 
 _PIECE_SECONDS = 0.5  # decoded audio per piece: much fewer trips between threads than per frame
 _SAMPLE_BYTES = 2
-_RATES = range(4_000, 384_001)
 _MAGIC: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("flac", re.compile(rb"fLaC")),
     ("wav", re.compile(rb"(RIFF|RF64)....WAVE", re.DOTALL)),
@@ -55,24 +50,6 @@ _MAGIC: tuple[tuple[str, re.Pattern[bytes]], ...] = (
     ("mp3", re.compile(rb"ID3|\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]")),
     ("json", re.compile(rb"\s*\{")),
 )
-_DEMUXERS = {
-    "flac": "flac",
-    "wav": "wav",
-    "opus": "ogg",
-    "ogg": "ogg",
-    "m4a": "mov",
-    "webm": "matroska",
-    "aac": "aac",
-    "mp3": "mp3",
-}
-
-
-class BadAudio(Exception):
-    """These bytes are no audio that can be used. `message` holds none of them."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +147,7 @@ def measure_seconds(data: bytes) -> float:
     if form == "json":
         answer, channels = _parse_json(data)
         return len(channels[0]) / answer.sampling_rate
-    with _opened(data, form) as container:
+    with opened(data, form) as container:
         stream = container.streams.audio[0]
         packets = container.demux(stream)
         durations = sum(packet.duration or 0 for packet in packets)
@@ -203,7 +180,7 @@ def _pieces(
 ) -> Iterator[Pcm]:
     """Yield what `data` holds in pieces of about half a second, at least one."""
     form = sniff(data)
-    source = _frames_of_json(data) if form == "json" else _frames(data, form)
+    source = _frames_of_json(data) if form == "json" else frames_of(data, form)
     seconds, held, shape = 0.0, bytearray(), (0, 0)
     for frame in _resampled(source, rate=rate, channels=channels):
         shape = frame.rate, frame.layout.nb_channels
@@ -226,7 +203,7 @@ def _resampled(
     from av.audio.resampler import AudioResampler
 
     resampler: AudioResampler | None = None
-    with _av_errors():
+    with av_errors():
         for frame in frames:
             if resampler is None:
                 count = channels or min(2, frame.layout.nb_channels)
@@ -236,38 +213,6 @@ def _resampled(
             yield from resampler.resample(frame)
         if resampler is not None:
             yield from resampler.resample(None)
-
-
-def _frames(data: bytes, form: str | None) -> Iterator[AudioFrame]:
-    with _opened(data, form) as container:
-        yield from container.decode(audio=0)
-
-
-@contextmanager
-def _opened(data: bytes, form: str | None) -> Iterator[InputContainer]:
-    """Open `data` with the parser of `form`; it has an audio stream."""
-    if form not in _DEMUXERS:
-        raise BadAudio("the audio is in no known format")
-    import av
-
-    with _av_errors():
-        container = av.open(
-            io.BytesIO(data), "r", format=_DEMUXERS[form], metadata_errors="replace"
-        )
-        with closing(container):
-            if not container.streams.audio:
-                raise BadAudio("there is no audio track")
-            yield container
-
-
-@contextmanager
-def _av_errors() -> Iterator[None]:
-    from av.error import FFmpegError
-
-    try:
-        yield
-    except (FFmpegError, ValueError, EOFError) as error:
-        raise BadAudio("the audio cannot be decoded") from error
 
 
 def _frames_of_json(data: bytes) -> Iterator[AudioFrame]:
@@ -293,7 +238,7 @@ def _parse_json(data: bytes) -> tuple[_Floats, list[array[float]]]:
     except (msgspec.DecodeError, OverflowError, IndexError, TypeError) as error:
         raise BadAudio("the answer is no audio in JSON") from error
     lengths = {len(channel) for channel in channels}
-    if len(channels) > 2 or len(lengths) != 1 or answer.sampling_rate not in _RATES:
+    if len(channels) > 2 or len(lengths) != 1 or answer.sampling_rate not in RATES:
         raise BadAudio("the answer is no audio in JSON")
     if lengths == {0}:
         raise BadAudio("the audio holds nothing")

@@ -133,11 +133,16 @@ class Catalog:
     def find(self, name: str, caller: Caller) -> Model | None:
         """Return the model that `caller` means by `name`, None if there is none for it."""
         model = self._by_name.get(name)
-        return model if model is not None and caller.may_use(model.id) else None
+        return model if model is not None and _may_use(caller, model) else None
 
     def visible_to(self, caller: Caller) -> Iterator[Model]:
         """Yield the models that `caller` may use."""
-        return (model for model in self.models if caller.may_use(model.id))
+        return (model for model in self.models if _may_use(caller, model))
+
+
+def _may_use(caller: Caller, model: Model) -> bool:
+    """Tell whether `caller` may use `model`: any of its names will do, aliases too."""
+    return any(map(caller.may_use, (model.id, *model.aliases)))
 
 
 def _upstream(settings: UpstreamSettings, transport: httpx.AsyncBaseTransport) -> Upstream:

@@ -28,6 +28,7 @@ from gateway.answers import (
 _PLAIN_KEYS = frozenset("index delta logprobs finish_reason".split())
 _CHOICE_KEYS = frozenset("index delta message text logprobs finish_reason".split())
 _DONE = b"data: [DONE]\n\n"
+_SAID_BY = {"function": "arguments", "custom": "input"}  # kind of call → what it is given
 _encode = msgspec.json.encode
 
 
@@ -53,7 +54,10 @@ class StreamEncoder:
         self._suffix = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
 
     def encode(self, chunk: Json) -> bytes:
-        """Return the frames of one chunk, possibly none. Raises Interrupted for a bad index."""
+        """Return the frames of one chunk, possibly none.
+
+        Raises Interrupted for a bad index, or a finish reason that is a failure.
+        """
         if not self._prefix:
             self._prefix = self._opening(chunk.get("system_fingerprint"))
         more = b""
@@ -163,23 +167,24 @@ def _call_delta(call: Json, state: _ChoiceState) -> Json | None:
     A call begins where its index is new, or where a known index carries another id: some
     servers number parallel calls all 0, others send no index at all.
     """
-    function = dict(call.get("function") or {})
+    kind = "custom" if call.get("type") == "custom" or call.get("custom") else "function"
+    said, given_as = call.get(kind) or {}, _SAID_BY[kind]
     key, given = call.get("index"), call.get("id") or None
     index = state.calls.get(key)
     known = index is not None and given in (None, state.ids[index])
-    arguments = function.get("arguments")
+    arguments = said.get(given_as)
     if known:
-        continued = {"arguments": arguments_text(arguments)} if arguments else {}
-        return {"index": index, "function": continued} if continued else None
+        continued = {given_as: arguments_text(arguments)} if arguments else {}
+        return {"index": index, kind: continued} if continued else None
     index = len(state.ids)
     state.calls[key] = index
     state.ids[index] = given
     return {
         "index": index,
         "id": str(given or new_call_id()),
-        "type": call.get("type") or "function",
-        "function": {
-            "name": function.get("name") or "",
-            "arguments": "" if arguments is None else arguments_text(arguments),
+        "type": call.get("type") or kind,
+        kind: {
+            "name": said.get("name") or "",
+            given_as: "" if arguments is None else arguments_text(arguments),
         },
     }

@@ -17,6 +17,7 @@ IMAGE = {"type": "image"}  # an image as templates know it: the picture itself g
 
 _LARGE_MESSAGES = 50
 _LARGE_CHARS = 1_000_000
+_CHARS_PER_PART = 1000  # a part or a call takes as long as so many characters, if it is empty
 
 
 class TemplateRefused(Exception):
@@ -124,14 +125,21 @@ def is_large(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a render would take more than about a millisecond."""
     if len(messages) > _LARGE_MESSAGES:
         return True
-    return sum(_size(message.get("content")) for message in messages) > _LARGE_CHARS
+    return sum(map(_size, messages)) > _LARGE_CHARS
 
 
-def _size(content: Any) -> int:
-    if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
-        return sum(len(text) for text in texts if isinstance(text, str))
-    return len(content) if isinstance(content, str) else 0
+def _size(message: Mapping[str, Any]) -> int:
+    calls = message.get("tool_calls") or ()
+    functions = (call.get("function") for call in calls)
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    texts = [content, *_values(functions, "arguments"), *_values(parts, "text")]
+    size = sum(len(text) for text in texts if isinstance(text, str))
+    return size + _CHARS_PER_PART * (len(parts) + len(calls))
+
+
+def _values(objects: Iterable[Any], name: str) -> Iterable[Any]:
+    return (found.get(name) for found in objects if isinstance(found, dict))
 
 
 def _plain(message: Mapping[str, Any], index: int, wants: Wants, images: bool) -> Message:

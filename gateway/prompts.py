@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
 from typing import Any
 
 from adapters.base import Json, Request, Task
+from adapters.parameters import offered_tools
 from gateway.catalog import Model, Target
 from gateway.errors import BadRequest, GatewayError
 from gateway.template_shelf import TemplateShelf
 from gateway.templates import Template, TemplateRefused, TemplateUnavailable
 
 _RETRY_SECONDS = 60
+_MANY_TOKENS = 10_000  # to be decoded; more than that leaves the event loop
 
 Prompt = str | list[str] | list[int] | list[list[int]]
 
@@ -77,7 +80,9 @@ class Prompts:
         if all(isinstance(row, str) for row in rows):
             return tuple(rows)
         template = await self._template(model)
-        return tuple(template.decode(row) for row in rows)
+        if sum(map(len, rows)) > _MANY_TOKENS:
+            return await asyncio.to_thread(lambda: tuple(map(template.decode, rows)))
+        return tuple(map(template.decode, rows))
 
 
 def _image_mark(model: Model, template: Template) -> str | None:
@@ -96,7 +101,7 @@ def _image_mark(model: Model, template: Template) -> str | None:
 
 
 async def _render(template: Template, body: Json, image_mark: str | None) -> str:
-    tools = body.get("tools") if body.get("tool_choice") != "none" else None
+    tools = offered_tools(body)
     if tools and not template.takes_tools:
         raise TemplateRefused(
             "The model's chat template does not show 'tools' to the model.",
@@ -105,7 +110,7 @@ async def _render(template: Template, body: Json, image_mark: str | None) -> str
         )
     return await template.render_async(
         body["messages"],
-        tools=tools,
+        tools=tools or None,
         options=body.get("chat_template_kwargs"),
         image_mark=image_mark,
     )

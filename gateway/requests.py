@@ -171,9 +171,13 @@ class CustomChoice(_Object, total=False):
     custom: Required[NamedFunction]
 
 
+class AllowedTool(_Object, total=False):
+    function: NamedFunction
+
+
 class AllowedTools(_Object, total=False):
     mode: Required[Literal["auto", "required"]]
-    tools: Required[Items[Json]]
+    tools: Required[Items[AllowedTool]]
 
 
 class AllowedChoice(_Object, total=False):

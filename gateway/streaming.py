@@ -54,8 +54,7 @@ class AnswerStream:
 
     async def aclose(self) -> None:
         """Close every upstream stream that is still open."""
-        for source in self._sources:
-            await source.aclose()
+        await asyncio.gather(*(source.aclose() for source in self._sources))
 
     def _encode(self, source: Source, chunks: list[Json]) -> bytes:
         frames = b""

@@ -28,6 +28,7 @@ from gateway.images import (
     sniff,
     transcode,
 )
+from gateway.threads import Threads
 
 # Returns the image behind a URL. Raises FetchFailed.
 Fetch = Callable[[str], Awaitable[bytes]]
@@ -61,7 +62,7 @@ class Vision:
 
     def __init__(self, fetch: Fetch | None = None) -> None:
         self._fetch = fetch
-        self._decoding = asyncio.Semaphore(_MOST_DECODED_AT_ONCE)
+        self._decoding = Threads(_MOST_DECODED_AT_ONCE)
 
     async def __call__(self, request: Request, exchange: Exchange, target: Target) -> Request:
         """Return `request` with its images as `target` takes them; notes how many were scaled.
@@ -106,8 +107,7 @@ class Vision:
     async def _load(self, link: _Link) -> str:
         try:
             source = link.url if link.is_data else await self._fetched(link)
-            async with self._decoding:
-                return await asyncio.to_thread(_sendable, source)
+            return await self._decoding.run(_sendable, source)
         except (BadImage, FetchFailed) as error:
             raise link.refused(error.message) from None
 
@@ -128,8 +128,7 @@ class Vision:
             if len(image) <= largest:
                 continue
             try:
-                async with self._decoding:
-                    images[at] = await asyncio.to_thread(_shrunk, image, largest)
+                images[at] = await self._decoding.run(_shrunk, image, largest)
             except BadImage:
                 raise BadRequest(
                     f"The images of 'messages' are too large for the model's server, which leaves "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from gateway.vectors import Vector, is_sound, pool, shorten, to_base64
 
 _MOST_CALLS = 4  # under way together for one request
 _LONG_TEXTS = 20_000  # characters; counting more than that leaves the event loop
+_MANY_TOKENS = 10_000  # decoding more than that does too
 _CHARACTERS_PER_TOKEN = 4  # a rough mean, for models without a tokenizer here
 
 
@@ -102,7 +104,11 @@ class EmbeddingTask:
             tokenizer = await self._tokenizers.get(model.tokenizer)
         except TemplateUnavailable as exc:
             raise template_unavailable(exc) from None
-        texts = [tokenizer.decode(ids, param="input") for ids in items]
+        decode = partial(tokenizer.decode, param="input")
+        if sum(map(len, items)) < _MANY_TOKENS:
+            texts = [*map(decode, items)]
+        else:
+            texts = await asyncio.to_thread(lambda: [*map(decode, items)])
         if not all(texts):
             raise BadRequest(
                 "'input' holds tokens that are no text.", code="empty_string", param="input"

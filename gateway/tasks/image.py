@@ -13,6 +13,7 @@ from gateway.errors import BadRequest, GatewayError, from_upstream
 from gateway.exchange import Body, Exchange, Route
 from gateway.image_files import PATH, ImageFiles
 from gateway.pictures import Picture, develop, render_answer, render_event
+from gateway.threads import Threads
 
 _DEVELOPED_AT_ONCE = 2  # each holds a decoded image, 4 bytes per pixel
 
@@ -31,7 +32,7 @@ class ImageTask:
 
     def __init__(self, files: ImageFiles | None) -> None:
         self._files = files
-        self._developing = asyncio.Semaphore(_DEVELOPED_AT_ONCE)
+        self._developing = Threads(_DEVELOPED_AT_ONCE)
 
     async def __call__(self, exchange: Exchange, route: Route) -> Body | ImageStream:
         """Return the answer. Raises GatewayError, UpstreamError, DialectError."""
@@ -98,10 +99,9 @@ class ImageTask:
         form, compression = body.get("output_format"), body.get("output_compression")
         if form and told.get("output_format") == form:
             compression = None  # the upstream knows the two parameters: it has obeyed both
-        async with self._developing:
-            picture = await asyncio.to_thread(
-                develop, data, form, compression=compression, extra=extra
-            )
+        picture = await self._developing.run(
+            develop, data, form, compression=compression, extra=extra
+        )
         if not _by_address(exchange):
             return picture
         return replace(picture, data=b"", url=await self._keep(exchange, picture))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from gateway.look_ahead import LookAhead
 from gateway.recording import Recording, convert
 from gateway.sentences import pack_sentences, split_sentences
 from gateway.speech_stream import SpeechEvents, SpeechStream
+from gateway.threads import Threads
 
 _LONGEST_PIECE = 300  # characters; models are trained on a sentence or a few
 _CALLS_AT_ONCE = 2
@@ -42,7 +42,7 @@ class SpeechTask:
     """Answers an exchange with sound."""
 
     def __init__(self) -> None:
-        self._threads = asyncio.Semaphore(_THREADS)
+        self._threads = Threads(_THREADS)
 
     async def __call__(self, exchange: Exchange, route: Route) -> Body | Frames:
         """Return the answer once its first piece is there; what is short, as a whole.
@@ -96,8 +96,7 @@ class SpeechTask:
     async def _off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` returns, made in a thread. Raises UpstreamError for bad sound."""
         try:
-            async with self._threads:
-                return await asyncio.to_thread(work, *args, **kwargs)
+            return await self._threads.run(work, *args, **kwargs)
         except BadAudio as exc:
             raise Interrupted(f"The upstream's sound is of no use: {exc.message}.") from exc
 

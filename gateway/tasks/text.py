@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from adapters.base import Call, Json, Plan, Request, Task
+from adapters.errors import ContextTooLong
 from gateway import sending
 from gateway.answers import Head, render_answer
 from gateway.catalog import Target
@@ -18,6 +19,7 @@ from gateway.usage import UsageMeter
 from gateway.vision import Vision
 
 _MOST_CHOICES = 128
+_LONG_PARAMS = {Task.CHAT: "messages", Task.COMPLETION: "prompt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,11 @@ class TextTask:
         exchange.ignored = plan.ignored
         meter = UsageMeter(request, count=self._prompts.counter(model))
         job = _Job(request, plan.calls, meter, choices)
-        return await (self._stream if exchange.is_stream else self._fetch)(exchange, route, job)
+        try:
+            return await (self._stream if exchange.is_stream else self._fetch)(exchange, route, job)
+        except ContextTooLong as exc:
+            exc.param = exc.param or _LONG_PARAMS[exchange.task]
+            raise
 
     async def _fetch(self, exchange: Exchange, route: Route, job: _Job) -> Body:
         """Return the body of a whole answer. Raises UpstreamError."""
@@ -114,5 +120,8 @@ def _choices(exchange: Exchange) -> int:
 
 
 def _text_of(answer: Json) -> str:
-    choice = (answer.get("choices") or [{}])[0]
-    return choice.get("text") or (choice.get("message") or {}).get("content") or ""
+    texts = (
+        choice.get("text") or (choice.get("message") or {}).get("content") or ""
+        for choice in answer.get("choices") or ()
+    )
+    return "".join(texts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
 from gateway.sentences import split_sentences
 from gateway.subtitles import Span, parse_chunks, render_srt, render_verbose, render_vtt
+from gateway.threads import Threads
 
 _TAKEN = frozenset({"wav", "flac", "mp3"})  # what every server reads; the rest becomes FLAC
 _RATE = 16_000  # Hz, mono: what speech models listen to
@@ -31,7 +31,7 @@ class TranscriptionTask:
     """Answers an exchange with what was said."""
 
     def __init__(self) -> None:
-        self._decoding = asyncio.Semaphore(_DECODED_AT_ONCE)
+        self._decoding = Threads(_DECODED_AT_ONCE)
 
     async def __call__(self, exchange: Exchange, route: Route) -> Body:
         """Return the answer. Raises GatewayError, UpstreamError, DialectError."""
@@ -56,13 +56,12 @@ class TranscriptionTask:
 
     async def _prepare(self, exchange: Exchange) -> tuple[Media, float]:
         assert exchange.media is not None  # noqa: S101 (the route reads one)
-        async with self._decoding:
-            try:
-                return await asyncio.to_thread(_fit, exchange.media.data)
-            except BadAudio as exc:
-                raise BadRequest(
-                    f"Invalid 'file': {exc.message}.", code="invalid_file", param="file"
-                ) from None
+        try:
+            return await self._decoding.run(_fit, exchange.media.data)
+        except BadAudio as exc:
+            raise BadRequest(
+                f"Invalid 'file': {exc.message}.", code="invalid_file", param="file"
+            ) from None
 
 
 def _fit(data: bytes) -> tuple[Media, float]:

@@ -31,6 +31,7 @@ ERRORS: dict[str, tuple[int, str, str | None, str | None]] = {
     "generation_event": (502, "upstream_error", None, None),
     "context_event": (400, "context_length_exceeded", "messages", None),
     "credits": (402, "insufficient_quota", None, None),
+    "quota": (402, "insufficient_quota", None, None),
     "token": (502, "upstream_misconfigured", None, None),
     "token_old": (502, "upstream_misconfigured", None, None),
     "token_empty": (502, "upstream_misconfigured", None, None),
@@ -70,6 +71,13 @@ async def test_an_error_before_the_first_token_has_its_true_status(client, name,
     assert reply.headers["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize("name", ["context", "context_event"])
+async def test_a_prompt_that_is_too_long_is_named_as_the_client_named_it(client, name):
+    body = {"model": f"errors/{name}", "prompt": "Hi", "stream": name.endswith("_event")}
+    error = (await client.post("/completions", json=body)).json()["error"]
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -86,7 +94,7 @@ async def test_the_upstreams_own_sentence_reaches_the_client(client, name, sente
     assert reply.json()["error"]["message"] == sentence
 
 
-@pytest.mark.parametrize("name", ["token", "token_old", "gated", "gone", "credits"])
+@pytest.mark.parametrize("name", ["token", "token_old", "gated", "gone", "credits", "quota"])
 async def test_what_concerns_the_operator_alone_is_not_told_to_clients(client, name):
     told = recording(f"errors/{name}").body.decode()
     message = (await client.post("/chat/completions", json=chat(f"errors/{name}"))).json()

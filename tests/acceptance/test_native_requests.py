@@ -130,6 +130,7 @@ IGNORED: dict[str, tuple[Json, str | None]] = {
     "presence_penalty": ({"presence_penalty": 0.5}, "presence_penalty"),
     "presence_penalty 0": ({"presence_penalty": 0}, None),
     "top_logprobs beyond five": ({"logprobs": True, "top_logprobs": 9}, "top_logprobs"),
+    "top_logprobs without logprobs": ({"top_logprobs": 2}, "top_logprobs"),
     "unknown fields": ({"min_p": 0.1, "best": {"of": 3}}, "min_p, best"),
     "records about the request": ({"user": "u", "metadata": {"a": "b"}}, None),
     "what would be done anyway": ({"service_tier": "auto", "store": False}, None),
@@ -163,6 +164,22 @@ REFUSED: dict[str, tuple[Json, str, str]] = {
         "tool_choice",
         "invalid_value",
     ),
+    "a call that must be, of no tools": (
+        {"tool_choice": "required"},
+        "tool_choice",
+        "invalid_value",
+    ),
+    "an allowed tool without a name": (
+        {
+            "tools": [TOOL],
+            "tool_choice": {
+                "type": "allowed_tools",
+                "allowed_tools": {"mode": "required", "tools": [{"function": {}}]},
+            },
+        },
+        "tool_choice.allowed_tools.tools[0].function.name",
+        "missing_required_parameter",
+    ),
     "audio": (
         {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}},
         "modalities",
@@ -187,6 +204,16 @@ REFUSED: dict[str, tuple[Json, str, str]] = {
         "invalid_value",
     ),
 }
+
+
+async def test_tools_that_are_not_allowed_are_neither_shown_nor_called(client, upstream):
+    tools = [{"type": "function", "function": {"name": f"get_{it}"}} for it in ("weather", "time")]
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools[1:]}}
+    body = chat("native/tools", tools=tools, tool_choice=choice)
+    message = (await client.post("/chat/completions", json=body)).json()["choices"][0]["message"]
+    assert [call["function"]["name"] for call in message["tool_calls"]] == ["get_time"]
+    assert "get_time" in upstream.visits[0].body["inputs"]
+    assert "get_weather" not in upstream.visits[0].body["inputs"]
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -304,6 +304,27 @@ def test_an_answer_without_choices_is_an_error(answers: list[Json]) -> None:
         render_answer(head(Task.CHAT), answers, {})
 
 
+@pytest.mark.parametrize("reason", ["error", "abort"])
+@pytest.mark.parametrize("task", [Task.CHAT, Task.COMPLETION])
+def test_an_answer_that_broke_off_does_not_end_in_stop(task: Task, reason: str) -> None:
+    said: Json = {"index": 0, "text": "Hel", "message": {"content": "Hel"}, "finish_reason": reason}
+    with pytest.raises(Interrupted):
+        render_answer(head(task), [{"choices": [said]}], {})
+    with pytest.raises(Interrupted):
+        stream(task, [{"choices": [said]}], usage=False)
+
+
+def test_a_call_of_a_custom_tool_is_streamed_as_one() -> None:
+    begun = {"index": 0, "id": "c1", "type": "custom", "custom": {"name": "shell", "input": ""}}
+    more = {"index": 0, "custom": {"input": "ls"}}
+    deltas = [{"tool_calls": [call]} for call in (begun, more)]
+    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    choices = of_choice(stream(Task.CHAT, chunks, usage=False), 0)
+    calls = [call for choice in choices for call in choice["delta"].get("tool_calls", ())]
+    assert calls == [begun, more]
+    assert choices[-1]["finish_reason"] == "tool_calls"
+
+
 def test_usage_keeps_what_else_the_upstream_told() -> None:
     told = {"prompt_tokens": 2, "completion_tokens_details": {"reasoning_tokens": 4}, "cost": 1}
     usage = render_usage(told, Task.CHAT)

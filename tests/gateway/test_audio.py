@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from gateway import audio
 from gateway.audio import CONTENT_TYPES, BadAudio, Pcm, decode, encode, sniff, transcode
+from gateway.containers import opened
 from gateway.encoder import Encoder
 
 pytestmark = pytest.mark.anyio
@@ -232,6 +233,94 @@ def test_playlists_are_not_followed(tmp_path):
     ):
         with pytest.raises(BadAudio, match="no known format"):
             decode(playlist.encode(), limit_seconds=10)
+
+
+def matroska(samples: int, *, rate: int) -> bytes:
+    """Return silence of one byte per sample, all of it in one packet."""
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as sink:
+        stream = sink.add_stream("pcm_u8", rate=rate, layout="mono")
+        frame = av.AudioFrame(format="u8", layout="mono", samples=samples)
+        frame.sample_rate = rate
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        sink.mux(stream.encode(frame))
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (matroska(600, rate=1), "sampling rate is 1 Hz"),
+        (matroska(2**20 + 1, rate=48_000), "packets that are too long"),
+    ],
+)
+def test_what_resampling_would_blow_up_is_refused_before(data, why):
+    with pytest.raises(BadAudio, match=why):
+        audio.resample(data, "flac", rate=16_000, channels=1, limit_seconds=7200)
+
+
+def box(name: bytes, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+def mp4(samples: int, *, claimed: int, edits: int = 0) -> bytes:
+    """Return unsigned bytes at 8 kHz, two ticks each, that are heard once or in every edit."""
+    ticks = struct.pack(">III", 8_000, 2 * samples, 0)
+    kind = box(b"raw ", struct.pack(">6xH8xHHHHI", 1, 1, 8, 0, 0, 8_000 << 16))
+    table = box(
+        b"stbl",
+        box(b"stsd", struct.pack(">II", 0, 1), kind),
+        box(b"stts", struct.pack(">IIII", 0, 1, samples, 2)),
+        box(b"stsc", struct.pack(">IIIII", 0, 1, 1, samples, 1)),
+        box(b"stsz", struct.pack(">III", 0, 1, claimed)),
+        box(b"stco", struct.pack(">III", 0, 1, 28)),
+    )
+    media = box(
+        b"mdia",
+        box(b"mdhd", bytes(12), ticks),
+        box(b"hdlr", bytes(8), b"soun", bytes(13)),
+        box(b"minf", box(b"smhd", bytes(8)), table),
+    )
+    edit = struct.pack(">IIHH", 2 * samples, 0, 1, 0)
+    edited = box(b"edts", box(b"elst", struct.pack(">II", 0, edits), edit * edits))
+    track = box(b"trak", box(b"tkhd", struct.pack(">IIII68x", 0, 0, 0, 1)), edited, media)
+    head = box(b"moov", box(b"mvhd", bytes(12), ticks, bytes(76)), track)
+    return box(b"ftyp", b"M4A \0\0\0\0isom") + box(b"mdat", bytes(samples)) + head
+
+
+def test_an_mp4_cannot_claim_more_samples_than_it_holds():
+    assert audio.measure_seconds(mp4(500, claimed=500)) == pytest.approx(0.125, abs=0.07)
+    for data in (
+        mp4(500, claimed=10_000),
+        mp4(500, claimed=500) + box(b"moof", box(b"trun", struct.pack(">II", 0, 10_000))),
+        mp4(500, claimed=500) + box(b"cmov", box(b"dcom", b"zlib")),
+    ):
+        with pytest.raises(BadAudio, match="table of samples"):
+            audio.measure_seconds(data)
+
+
+def test_an_mp4_is_not_multiplied_by_its_edits():
+    once = audio.measure_seconds(mp4(500, claimed=500, edits=1))
+    assert audio.measure_seconds(mp4(500, claimed=500, edits=100)) == pytest.approx(once, abs=0.1)
+
+
+def test_a_picture_beside_the_sound_is_not_decoded():
+    target = io.BytesIO()
+    with av.open(target, "w", format="mov") as sink:
+        picture, sound = sink.add_stream("png", rate=1), sink.add_stream("aac", rate=24_000)
+        picture.width, picture.height, picture.pix_fmt = 640, 480, "gray"
+        sink.mux(picture.encode(av.VideoFrame(640, 480, "gray")))
+        samples = av.AudioFrame(format="fltp", layout="stereo", samples=1024)
+        samples.sample_rate = 24_000
+        for plane in samples.planes:
+            plane.update(bytes(plane.buffer_size))
+        sink.mux(sound.encode(samples))
+        sink.mux(sound.encode(None))
+    with opened(target.getvalue(), "m4a") as container:
+        # FFmpeg learns the form of PNG's pixels only by decoding one.
+        assert container.streams.video[0].format is None
+    assert decode(target.getvalue(), limit_seconds=1).rate == 24_000
 
 
 @pytest.mark.parametrize("form", FILES)

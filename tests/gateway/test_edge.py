@@ -235,6 +235,14 @@ async def test_an_unknown_model_is_404(
     assert gateway.upstream.requests == []
 
 
+async def test_usage_that_the_upstream_does_not_tell_counts_every_choice(
+    client: httpx.AsyncClient,
+) -> None:
+    answers = [await client.post("/v1/chat/completions", json=CHAT | {"n": n}) for n in (1, 4)]
+    counts = [answer.json()["usage"]["completion_tokens"] for answer in answers]
+    assert counts == [1, 2]  # `Hi` and `HiHiHiHi`, at four characters per token
+
+
 async def test_a_model_that_the_key_may_not_use_looks_like_an_unknown_one(
     gateway: Gateway, client: httpx.AsyncClient
 ) -> None:
@@ -250,6 +258,20 @@ async def test_a_model_that_the_key_may_not_use_looks_like_an_unknown_one(
     listed = (await client.get("/v1/models")).json()["data"]
     assert [model["id"] for model in listed] == ["hf/model"]
     assert (await client.get("/v1/models/openai/model")).status_code == 404
+
+
+async def test_a_key_may_use_a_model_by_any_of_its_names(
+    gateway: Gateway, client: httpx.AsyncClient
+) -> None:
+    key, _ = await gateway.new_key(models=("alias-o*",))
+    client.headers["authorization"] = f"Bearer {key}"
+    listed = (await client.get("/v1/models")).json()["data"]
+    assert [model["id"] for model in listed] == ["openai/model"]
+    for name in ("alias-openai", "openai/model"):
+        answer = await client.post("/v1/chat/completions", json=CHAT | {"model": name})
+        assert answer.status_code == 200
+    answer = await client.post("/v1/chat/completions", json=CHAT | {"model": "alias-hf"})
+    assert answer.status_code == 404
 
 
 async def test_models_are_listed_with_what_serves_them(client: httpx.AsyncClient) -> None:

@@ -7,6 +7,7 @@ import base64
 import json
 import math
 import struct
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,22 @@ async def test_token_arrays_are_decoded_for_native_upstreams(
     assert sent(gateway) == [{"inputs": ["hello world", "yes"]}]
     await sdk.embeddings.create(model="native", input=[7592, 2088])
     assert sent(gateway)[1] == {"inputs": ["hello world"]}
+
+
+async def test_many_tokens_are_decoded_off_the_loop(
+    sdk: openai.AsyncOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    decode = Tokenizer.decode
+
+    def noting(self: Tokenizer, ids: list[int], *, param: str) -> str:
+        threads.add(threading.current_thread())
+        return decode(self, ids, param=param)
+
+    monkeypatch.setattr(Tokenizer, "decode", noting)
+    await sdk.embeddings.create(model="native", input=[7592] * 10_000)
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_token_arrays_go_on_as_they_are_to_openai(

@@ -8,6 +8,7 @@ import pytest
 
 from adapters import errors as upstream
 from adapters.errors import DialectError, UpstreamError
+from adapters.refusals import from_response
 from gateway.errors import BadRequest, GatewayError, from_dialect, from_upstream
 
 
@@ -67,6 +68,22 @@ def test_the_parameter_at_fault_is_named(error: UpstreamError, param: str | None
 @pytest.mark.parametrize(("seconds", "told"), [(0, "1"), (0.2, "1"), (1.2, "2"), (20.0, "20")])
 def test_retry_after_is_whole_seconds_and_never_too_short(seconds: float, told: str) -> None:
     error = from_upstream(upstream.ModelLoading("x", retry_after_seconds=seconds))
+    assert error.headers == {"retry-after": told}
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "told"),
+    [
+        ({"retry-after": "9" * 400}, b"{}", "86400"),
+        ({}, b'{"error": "x", "estimated_time": 1%s}' % (b"0" * 400), "86400"),
+        ({"retry-after": "Mon, 01 Jan 0001 00:00:00 GMT"}, b"{}", "1"),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, b"{}", "86400"),
+    ],
+)
+def test_retry_after_has_bounds_whatever_an_upstream_says(
+    headers: dict[str, str], body: bytes, told: str
+) -> None:
+    error = from_upstream(from_response(503, headers, body))
     assert error.headers == {"retry-after": told}
 
 

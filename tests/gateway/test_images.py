@@ -151,6 +151,16 @@ def test_a_flipped_byte_is_a_picture_or_a_refusal(at, byte, form):
     assert sniff(after) in FORMS
 
 
+def test_a_jpeg_that_takes_long_is_refused_undecoded():
+    data = picture("jpeg", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    many = data[:last] + data[last:-2] * 501 + data[-2:]
+    with pytest.raises(BadImage, match="more than 500 scans"):
+        images.shrink_to(many, len(data))
+    with pytest.raises(BadImage):
+        images.measure(many)
+
+
 def test_an_image_is_shrunk_below_the_limit():
     source = noise((900, 600))
     shrunk = images.shrink_to(source, 60_000)

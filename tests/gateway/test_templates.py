@@ -3,14 +3,18 @@
 import copy
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.base import Task
 from gateway.control_tokens import Defuser
 from gateway.conversations import is_large
+from gateway.prompts import Prompts
 from gateway.templates import Template, TemplateRefused, TemplateUnavailable
 
 pytestmark = pytest.mark.anyio
@@ -297,6 +301,29 @@ def test_many_or_long_messages_are_large():
     assert is_large(_user("x") * 51)
     assert is_large(_user("x" * 1_000_001))
     assert is_large(_user([{"type": "text", "text": "x" * 1_000_001}]))
+    assert is_large(_user([{"type": "text", "text": ""}] * 1_001))
+    call = {"type": "function", "function": {"name": "f", "arguments": "x" * 1_000_001}}
+    assert is_large([{"role": "assistant", "tool_calls": [call]}])
+
+
+async def test_many_token_ids_are_decoded_off_the_loop():
+    threads = set()
+
+    def decode(ids):
+        threads.add(threading.current_thread())
+        return str(len(ids))
+
+    async def get(source):
+        return SimpleNamespace(decode=decode)
+
+    dialect = {Task.COMPLETION: SimpleNamespace(renders=True)}
+    target = SimpleNamespace(model="m", upstream=SimpleNamespace(dialect=dialect))
+    model = SimpleNamespace(tokenizer="t", defaults={}, max_tokens_default=1)
+    prompts = Prompts(SimpleNamespace(get=get))
+    body = {"prompt": [[5] * 10_000, [5]]}
+    request = await prompts.translate(Task.COMPLETION, body, model, target)
+    assert request.prompts == ("10000", "1")
+    assert threading.main_thread() not in threads
 
 
 async def test_a_large_conversation_renders_the_same_in_a_thread(made):

@@ -181,3 +181,16 @@ def test_audio_that_is_too_long_or_too_large_is_refused(in_thread: Any) -> None:
 
     assert (long.status_code, large.status_code) == (422, 413)
     assert "longer than 1 seconds" in long.json()["error"]
+
+
+def test_sound_that_resampling_would_blow_up_is_refused_before() -> None:
+    target = io.BytesIO()
+    with av.open(target, "w", format="matroska") as sink:
+        stream = sink.add_stream("pcm_u8", rate=1, layout="mono")
+        frame = av.AudioFrame(format="u8", layout="mono", samples=600)
+        frame.sample_rate = 1
+        frame.planes[0].update(bytes(600))
+        sink.mux(stream.encode(frame))
+
+    with pytest.raises(Malformed, match="sampling rate"):
+        decode(target.getvalue(), rate=16_000, most_seconds=900)
