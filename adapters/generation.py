@@ -15,6 +15,7 @@ from adapters import refusals
 from adapters.base import Call, Decoder, Json, Plan, Request
 from adapters.choice import ChoiceText, whole_choice
 from adapters.errors import Interrupted, UpstreamError
+from adapters.native import told_count
 from adapters.parameters import left_out, native_parameters, samples, seed_of
 from adapters.prompt_images import ignored_details, prompts_with_images
 from adapters.sse import EventParser
@@ -122,10 +123,9 @@ class NativeText:
             top_tokens=(details and details.top_tokens) or (),
             finish_reason=details.reason if details else "stop",
         )
-        told = headers.get("x-prompt-tokens", "")
         usage = details.usage() if details else {}
-        if told.isdecimal() and len(told) < 16:
-            usage["prompt_tokens"] = int(told)
+        if (tokens := told_count(headers, "x-prompt-tokens")) is not None:
+            usage["prompt_tokens"] = tokens
         return {"choices": [choice], "usage": usage}
 
     def decoder(self, request: Request, call: Call) -> Decoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from adapters.base import Request
 from adapters.generation import NativeText
+from adapters.native import model_path
 
 
 class HfText(NativeText):
@@ -13,4 +14,4 @@ class HfText(NativeText):
 
     def path(self, request: Request) -> str:
         """Return `/models/{id}`, or `/` where the server holds one model only."""
-        return f"/models/{request.model}" if request.model else "/"
+        return model_path(request.model)

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
-from typing import Any
 
 from adapters.base import Json
+from adapters.leaving_out import RECORDS, names_left_out
 
-# Said elsewhere in the upstream's request, honoured by the gateway itself (the format and the
-# way of the answer), or records about the request rather than wishes about the image.
-_HONOURED = frozenset(
-    "model prompt n size response_format output_format output_compression stream partial_images "
-    "user safety_identifier metadata".split()
+# Said elsewhere in the upstream's request, or honoured by the gateway itself: the format and the
+# way of the answer.
+_HONOURED = RECORDS.union(
+    "model prompt n size response_format output_format output_compression stream "
+    "partial_images".split()
 )
 # Values that ask for what happens anyway.
-_DEFAULTS: dict[str, tuple[Any, ...]] = {
-    "quality": ("auto",),
-    "background": ("auto",),
-    "moderation": ("auto",),
-}
+_DEFAULTS = {"quality": "auto", "background": "auto", "moderation": "auto"}
 _U64 = 2**64 - 1
 
 
 def left_out(body: Json, taken: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the fields that are neither in `taken` nor honoured otherwise."""
-    known = _HONOURED.union(taken)
-    return tuple(
-        name
-        for name, value in body.items()
-        if name not in known and value not in _DEFAULTS.get(name, ())
-    )
+    return names_left_out(body, honoured=_HONOURED.union(taken), defaults=_DEFAULTS)
 
 
 def size_of(body: Json) -> tuple[int, int] | None:

@@ -20,11 +20,12 @@ import msgspec
 from adapters import refusals
 from adapters.base import Call, Json, Plan, Request
 from adapters.errors import DialectError, Interrupted
+from adapters.leaving_out import RECORDS, names_left_out
+from adapters.native import model_path, told_count
 
 _NATIVE = ("normalize", "truncate", "truncation_direction", "prompt_name")
 _HONOURED = frozenset({"model", "input", "encoding_format", *_NATIVE})
-_WITHOUT_EFFECT = frozenset({"user", "metadata", "safety_identifier"})
-UNREADABLE = "The upstream's answer holds no embeddings of finite numbers."
+_UNREADABLE = "The upstream's answer holds no embeddings of finite numbers."
 _TOKEN_COUNTS = ("x-prompt-tokens", "x-compute-tokens")  # TGI's spelling, TEI's
 
 
@@ -62,7 +63,7 @@ class NativeEmbedding:
                 "This model's embeddings cannot be shortened: 'dimensions' is not supported.",
                 param="dimensions",
             )
-        ignored = tuple(name for name in body if name not in _HONOURED | _WITHOUT_EFFECT)
+        ignored = names_left_out(body, honoured=_HONOURED | RECORDS)
         payload = {
             "inputs": request.prompts,
             **{name: body[name] for name in _NATIVE if name in body},
@@ -79,10 +80,10 @@ class NativeEmbedding:
         UpstreamError for an error under status 200, Interrupted for what is no answer.
         """
         found = _vectors(body, len(request.prompts))
-        told = next((headers[name] for name in _TOKEN_COUNTS if name in headers), "")
+        tokens = told_count(headers, *_TOKEN_COUNTS)
         return {
             "data": [{"embedding": vector} for vector in found],
-            "usage": {"prompt_tokens": int(told)} if told.isdecimal() and len(told) < 16 else {},
+            "usage": {} if tokens is None else {"prompt_tokens": tokens},
         }
 
 
@@ -91,7 +92,8 @@ class HfEmbedding(NativeEmbedding):
 
     def path(self, request: Request) -> str:
         """Return the task's own path: a model may serve sentence similarity at `/models/{id}`."""
-        return f"/models/{request.model}/pipeline/feature-extraction" if request.model else "/"
+        path = model_path(request.model)
+        return f"{path}/pipeline/feature-extraction" if request.model else path
 
 
 class TeiEmbedding(NativeEmbedding):
@@ -110,14 +112,14 @@ def _vectors(body: bytes, count: int) -> list[Any]:
         except msgspec.ValidationError:
             continue
         except msgspec.DecodeError as exc:  # NaN and Infinity are no JSON
-            raise Interrupted(UNREADABLE) from exc
+            raise Interrupted(_UNREADABLE) from exc
         if len(found) != count:
             raise Interrupted(f"The upstream made {len(found)} embeddings of {count} texts.")
         return found
     try:
         return _vectors(bytes(_read_named(body).embeddings), count)
     except msgspec.DecodeError as exc:
-        raise refusals.from_unreadable(body, UNREADABLE) from exc
+        raise refusals.from_unreadable(body, _UNREADABLE) from exc
 
 
 def _by_text(found: list[Any], depth: int, count: int) -> list[Any]:

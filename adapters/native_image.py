@@ -13,6 +13,7 @@ import msgspec
 from adapters.base import Call, Json, Plan, Request
 from adapters.image_answers import parse_answer
 from adapters.image_parameters import left_out, seeds_of, size_of
+from adapters.native import model_path
 
 _PARAMETERS = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
 
@@ -28,7 +29,7 @@ class NativeImage:
         headers = {"accept": "image/png"}
         if "seed" not in body:
             headers["x-use-cache"] = "0"
-        path = f"/models/{request.model}" if request.model else "/"
+        path = model_path(request.model)
         calls = tuple(
             Call(path=path, headers=headers, index=index, body=_payload(body, seed))
             for index, seed in enumerate(seeds_of(body))

@@ -20,12 +20,14 @@ from collections.abc import Mapping
 import msgspec
 
 from adapters import refusals
-from adapters.base import Call, Json, Media, Plan, Request
+from adapters.base import Call, Json, Plan, Request
+from adapters.leaving_out import names_left_out
+from adapters.native import model_path
+from adapters.transcription_parameters import media_of, wants_times, wants_words
 
 _HONOURED = frozenset(
     {"model", "task", "stream", "response_format", "timestamp_granularities", "temperature"}
 )
-_TIMED = frozenset({"verbose_json", "srt", "vtt"})
 _ENGLISH = frozenset({"en", "english"})
 
 
@@ -49,8 +51,8 @@ class NativeTranscription:
 
     def plan(self, request: Request) -> Plan:
         """Return the one call, and the names of the fields that it cannot say."""
-        media = _media(request)
-        path = f"/models/{request.model}" if request.model else "/"
+        media = media_of(request)
+        path = model_path(request.model)
         if parameters := _parameters(request):
             payload = {"inputs": media.data, "parameters": parameters}  # bytes become base64
             call = Call(path=path, body=msgspec.json.encode(payload))
@@ -71,22 +73,6 @@ class NativeTranscription:
             kind = "words" if wants_words(request.body) else "segments"
             answer[kind] = msgspec.to_builtins(found.chunks)
         return answer
-
-
-def wants_times(body: Json) -> bool:
-    """Tell whether the answer says when what was spoken."""
-    return body.get("response_format") in _TIMED
-
-
-def wants_words(body: Json) -> bool:
-    """Tell whether the answer says so of each word."""
-    is_verbose = body.get("response_format") == "verbose_json"
-    return is_verbose and "word" in body.get("timestamp_granularities", ())
-
-
-def _media(request: Request) -> Media:
-    assert request.media is not None  # noqa: S101 (a transcription's request has one)
-    return request.media
 
 
 def _is_english_only(request: Request) -> bool:
@@ -116,7 +102,7 @@ def _left_out(request: Request) -> tuple[str, ...]:
         honoured.add("language")
     if body.get("response_format") != "verbose_json":
         honoured.discard("timestamp_granularities")
-    return tuple(name for name in body if name not in honoured)
+    return names_left_out(body, honoured=honoured)
 
 
 def _parse(body: bytes) -> _Answer:

@@ -15,9 +15,9 @@ import msgspec
 from adapters import refusals
 from adapters.base import Call, Json, Plan, Request
 from adapters.errors import Interrupted
-from adapters.native_embedding import UNREADABLE
 
 _FLOAT_BYTES = 4
+_UNREADABLE = "The upstream's answer holds no embeddings of finite numbers."
 
 
 class _Item(msgspec.Struct, frozen=True):
@@ -67,7 +67,7 @@ def _parse(body: bytes) -> _Answer:
     try:
         return _read(body)
     except msgspec.DecodeError as exc:  # NaN and Infinity are no JSON
-        raise refusals.from_unreadable(body, UNREADABLE) from exc
+        raise refusals.from_unreadable(body, _UNREADABLE) from exc
 
 
 def _floats(embedding: str | list[float]) -> Sequence[float]:

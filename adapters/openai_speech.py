@@ -11,12 +11,12 @@ from collections.abc import Mapping
 import msgspec
 
 from adapters.base import Call, Json, Plan, Request
-from adapters.native_speech import read_media
+from adapters.leaving_out import names_left_out
+from adapters.sound import DEFAULTS, parse_answer
 
 _FALLBACK_FORMAT = "wav"
 # How the answer is to be streamed is the gateway's affair: it asks for the sound itself.
 _OWN = frozenset({"stream_format"})
-_DEFAULTS: Json = {"speed": 1, "instructions": ""}
 
 
 class OpenAISpeech:
@@ -33,18 +33,16 @@ class OpenAISpeech:
     def plan(self, request: Request) -> Plan:
         """Return the one call, with the client's own fields, unknown ones included."""
         body = {name: value for name, value in request.body.items() if name not in _OWN}
-        ignored = tuple(
-            name for name in body if name in self._unknown and body[name] != _DEFAULTS.get(name)
-        )
-        body = {name: value for name, value in body.items() if name not in self._unknown}
-        body |= {"model": request.model, "response_format": self._format(body)}
-        return Plan((Call(path="/audio/speech", body=msgspec.json.encode(body)),), ignored)
+        taken = {name: value for name, value in body.items() if name not in self._unknown}
+        ignored = names_left_out(body, honoured=taken, defaults=DEFAULTS)
+        taken |= {"model": request.model, "response_format": self._format(taken)}
+        return Plan((Call(path="/audio/speech", body=msgspec.json.encode(taken)),), ignored)
 
     def answer(
         self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
     ) -> Json:
         """Return `{"media": Media}`. Raises UpstreamError for an error under status 200."""
-        return read_media(headers, body)
+        return parse_answer(body, headers)
 
     def _format(self, body: Json) -> str:
         wanted: str = body.get("response_format", "mp3")

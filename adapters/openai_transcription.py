@@ -11,7 +11,7 @@ import msgspec
 from adapters import refusals
 from adapters.base import Call, Json, Media, Plan, Request
 from adapters.errors import Interrupted
-from adapters.native_transcription import wants_times
+from adapters.transcription_parameters import media_of, wants_times
 
 # The route says the task. The gateway makes events, subtitles and texts by itself.
 _OWN = frozenset({"task", "stream", "response_format"})
@@ -30,8 +30,7 @@ class OpenAITranscription:
 
     def plan(self, request: Request) -> Plan:
         """Return the one call, which asks for JSON, with times if the client is to get some."""
-        body, media = request.body, request.media
-        assert media is not None  # noqa: S101 (a transcription's request has one)
+        body, media = request.body, media_of(request)
         fields = {name: value for name, value in body.items() if name not in _OWN}
         fields["model"] = request.model
         fields["response_format"] = "verbose_json" if wants_times(body) else "json"

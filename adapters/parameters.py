@@ -27,7 +27,7 @@ from typing import Any
 from adapters.base import Json, Request, Task
 from adapters.errors import DialectError
 
-MAX_STOPS = 4
+_MAX_STOPS = 4
 _MAX_TOP_TOKENS = 5
 _U64 = 2**64 - 1
 _LEAST_TEMPERATURE = 1e-4
@@ -215,7 +215,7 @@ def _extras(body: Json) -> Json:
 
 
 def _stops(body: Json) -> Json:
-    stops = stops_of(body)[:MAX_STOPS]
+    stops = stops_of(body)[:_MAX_STOPS]
     return {"stop": list(stops)} if stops else {}
 
 

@@ -31,7 +31,7 @@ from gateway.relay import Relay
 from gateway.routes.files import files_route
 from gateway.routes.openai import openai_router
 from gateway.routes.ops import ops_router
-from gateway.routes.schema import describe_text_routes
+from gateway.routes.schema import describe_routes
 from gateway.store import Stores
 from gateway.tasks.embedding import EmbeddingTask
 from gateway.tasks.image import ImageTask
@@ -103,7 +103,7 @@ def create_app(
         logging_config=None,
         request_max_body_size=settings.server.max_body_bytes,
     )
-    describe_text_routes(app.openapi_schema)
+    describe_routes(app.openapi_schema)
     app.asgi_handler = Edge(app.asgi_handler)
     return app
 

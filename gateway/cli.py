@@ -63,7 +63,9 @@ def _common(command: Callable[P, int | None]) -> Callable[P, None]:
 
 @main.command()
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65_535), help="Port; 0 takes a free one.  [8000]")
+@click.option(
+    "--port", type=click.IntRange(0, 65_535), help="Port; 0: any free one.  [default: 8000]"
+)
 @click.option("--workers", type=click.IntRange(1, 256), help="Worker processes.  [default: 1]")
 @_common
 def serve(
@@ -95,7 +97,7 @@ def check(config: Path | None, data_dir: Path, as_json: bool) -> int:
 
 
 def _money(text: str | None) -> Decimal | None:
-    """Return the amount. Raises BadParameter."""
+    """Return an amount of US dollars, None for none given. Raises BadParameter."""
     if text is None:
         return None
     try:
@@ -124,12 +126,21 @@ def keys() -> None:
 @click.option("--rpm", type=click.IntRange(0), help="Requests per minute.")
 @click.option("--tpm", type=click.IntRange(0), help="Tokens per minute.")
 @click.option("--concurrency", type=click.IntRange(0), help="Requests at a time.")
-@click.option("--requests-per-day", type=click.IntRange(0))
-@click.option("--tokens-per-day", type=click.IntRange(0))
-@click.option("--images-per-day", type=click.IntRange(0))
-@click.option("--speech-characters-per-day", type=click.IntRange(0))
-@click.option("--audio-seconds-per-day", type=click.IntRange(0))
-@click.option("--usd-per-month", callback=lambda _context, _option, text: _money(text))
+@click.option("--requests-per-day", type=click.IntRange(0), help="Requests per UTC day.")
+@click.option("--tokens-per-day", type=click.IntRange(0), help="Tokens per UTC day.")
+@click.option("--images-per-day", type=click.IntRange(0), help="Images per UTC day.")
+@click.option(
+    "--speech-characters-per-day", type=click.IntRange(0), help="Characters spoken per UTC day."
+)
+@click.option(
+    "--audio-seconds-per-day", type=click.IntRange(0), help="Seconds transcribed per UTC day."
+)
+@click.option(
+    "--usd-per-month",
+    metavar="AMOUNT",
+    callback=lambda _context, _option, text: _money(text),
+    help="US dollars per UTC month.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 @_common
 def create(

@@ -25,8 +25,6 @@ from adapters.dialects import DIALECTS
 
 LOCAL_UPSTREAM = "local"
 ENV_PREFIX = "DRAGOMAN__"
-_TOKENIZERS = Path(__file__).parent.parent / "adapters" / "local" / "tokenizers"
-
 _TGI_BODY_MB = 2  # text-generation-inference's `payload_limit`
 
 

@@ -53,6 +53,10 @@ class GatewayError(Exception):
         }
         return msgspec.json.encode({"error": error})
 
+    def event(self) -> bytes:
+        """Return the body as the SSE frame that ends a stream which cannot go on."""
+        return b"data: %b\n\n" % self.body()
+
 
 class BadRequest(GatewayError):
     """The client can mend this one."""

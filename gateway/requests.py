@@ -50,36 +50,38 @@ def _refuse_many(biases: Any) -> Any:
 Biases = Annotated[dict[str, float], BeforeValidator(_refuse_many)]
 
 
-class _Object(TypedDict, total=False):
+class OpenObject(TypedDict, total=False):
+    """An object of OpenAI's that may hold more fields than are known here."""
+
     __pydantic_config__ = _LENIENT  # type: ignore[misc]
 
 
-class TextPart(_Object, total=False):
+class TextPart(OpenObject, total=False):
     type: Required[Literal["text"]]
     text: Required[str]
 
 
-class RefusalPart(_Object, total=False):
+class RefusalPart(OpenObject, total=False):
     type: Required[Literal["refusal"]]
     refusal: Required[str]
 
 
-class ImageUrl(_Object, total=False):
+class ImageUrl(OpenObject, total=False):
     url: Required[str]
     detail: str | None
 
 
-class ImagePart(_Object, total=False):
+class ImagePart(OpenObject, total=False):
     type: Required[Literal["image_url"]]
     image_url: Required[ImageUrl]
 
 
-class AudioPart(_Object, total=False):
+class AudioPart(OpenObject, total=False):
     type: Required[Literal["input_audio"]]
     input_audio: Required[Json]
 
 
-class FilePart(_Object, total=False):
+class FilePart(OpenObject, total=False):
     type: Required[Literal["file"]]
     file: Required[Json]
 
@@ -90,42 +92,42 @@ Part = Annotated[
 Content = str | Items[Part]
 
 
-class CalledFunction(_Object, total=False):
+class CalledFunction(OpenObject, total=False):
     name: Required[str]
     arguments: Required[str]
 
 
-class ToolCall(_Object, total=False):
+class ToolCall(OpenObject, total=False):
     id: Required[str]
     type: Required[Literal["function", "custom"]]
     function: CalledFunction
     custom: Json
 
 
-class InstructionMessage(_Object, total=False):
+class InstructionMessage(OpenObject, total=False):
     role: Required[Literal["developer", "system"]]
     content: Required[Content | None]
 
 
-class UserMessage(_Object, total=False):
+class UserMessage(OpenObject, total=False):
     role: Required[Literal["user"]]
     content: Required[Content | None]
 
 
-class AssistantMessage(_Object, total=False):
+class AssistantMessage(OpenObject, total=False):
     role: Required[Literal["assistant"]]
     content: Content | None
     tool_calls: Items[ToolCall] | None
     refusal: str | None
 
 
-class ToolMessage(_Object, total=False):
+class ToolMessage(OpenObject, total=False):
     role: Required[Literal["tool"]]
     content: Required[Content | None]
     tool_call_id: Required[str]
 
 
-class FunctionMessage(_Object, total=False):
+class FunctionMessage(OpenObject, total=False):
     role: Required[Literal["function"]]
     name: Required[str]
     content: Required[str | None]
@@ -137,19 +139,19 @@ Message = Annotated[
 ]
 
 
-class Function(_Object, total=False):
+class Function(OpenObject, total=False):
     name: Required[Annotated[str, Field(min_length=1, max_length=256)]]
     description: str | None
     parameters: Json | None
     strict: bool | None
 
 
-class FunctionTool(_Object, total=False):
+class FunctionTool(OpenObject, total=False):
     type: Required[Literal["function"]]
     function: Required[Function]
 
 
-class CustomTool(_Object, total=False):
+class CustomTool(OpenObject, total=False):
     type: Required[Literal["custom"]]
     custom: Required[Json]
 
@@ -157,30 +159,30 @@ class CustomTool(_Object, total=False):
 Tool = Annotated[FunctionTool | CustomTool, Field(discriminator="type")]
 
 
-class NamedFunction(_Object, total=False):
+class NamedFunction(OpenObject, total=False):
     name: Required[str]
 
 
-class NamedChoice(_Object, total=False):
+class NamedChoice(OpenObject, total=False):
     type: Required[Literal["function"]]
     function: Required[NamedFunction]
 
 
-class CustomChoice(_Object, total=False):
+class CustomChoice(OpenObject, total=False):
     type: Required[Literal["custom"]]
     custom: Required[NamedFunction]
 
 
-class AllowedTool(_Object, total=False):
+class AllowedTool(OpenObject, total=False):
     function: NamedFunction
 
 
-class AllowedTools(_Object, total=False):
+class AllowedTools(OpenObject, total=False):
     mode: Required[Literal["auto", "required"]]
     tools: Required[Items[AllowedTool]]
 
 
-class AllowedChoice(_Object, total=False):
+class AllowedChoice(OpenObject, total=False):
     type: Required[Literal["allowed_tools"]]
     allowed_tools: Required[AllowedTools]
 
@@ -191,22 +193,22 @@ ToolChoice = (
 )
 
 
-class JsonSchema(_Object, total=False):
+class JsonSchema(OpenObject, total=False):
     name: Required[str]
     schema: Json | None
     strict: bool | None
 
 
-class ResponseFormat(_Object, total=False):
+class ResponseFormat(OpenObject, total=False):
     type: Required[Literal["text", "json_object", "json_schema"]]
     json_schema: JsonSchema | None
 
 
-class StreamOptions(_Object, total=False):
+class StreamOptions(OpenObject, total=False):
     include_usage: bool | None
 
 
-class _TextRequest(_Object, total=False):
+class _TextRequest(OpenObject, total=False):
     model: Required[str]
     stream: bool | None
     stream_options: StreamOptions | None

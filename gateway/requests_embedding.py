@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Required
 
-from pydantic import ConfigDict, Field, TypeAdapter
-from typing_extensions import TypedDict
+from pydantic import Field, TypeAdapter
 
-from gateway.requests import Items
+from gateway.requests import Items, OpenObject
 
 _MOST_INPUTS = 2048
 _MOST_TOKENS = 2**20
@@ -22,10 +21,9 @@ Input = (
 )
 
 
-class EmbeddingRequest(TypedDict, total=False):
+class EmbeddingRequest(OpenObject, total=False):
     """`POST /v1/embeddings`."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)  # type: ignore[misc]
     model: Required[str]
     input: Required[Input]
     dimensions: Annotated[int, Field(ge=1, le=2**16)] | None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import AfterValidator, Field, TypeAdapter
 from pydantic_core import PydanticKnownError
 
-from gateway.requests import Seed, _Object
+from gateway.requests import OpenObject, Seed
 
 _LONGEST_PROMPT = 32_000  # characters
 _SMALLEST_SIDE, _LARGEST_SIDE = 16, 4096
@@ -30,7 +30,7 @@ def _check_size(size: str) -> str:
     raise PydanticKnownError("literal_error", {"expected": f"'auto' or {sides}"})
 
 
-class ImageRequest(_Object, total=False):
+class ImageRequest(OpenObject, total=False):
     """`POST /v1/images/generations`."""
 
     model: Required[str]

@@ -6,20 +6,20 @@ from typing import Annotated, Any, Literal, Required
 
 from pydantic import Field, TypeAdapter
 
-from gateway.requests import _Object
+from gateway.requests import OpenObject
 
 _LONGEST_TEXT = 4096  # characters
 VoiceName = Annotated[str, Field(min_length=1, max_length=200)]
 Text = Annotated[str, Field(max_length=_LONGEST_TEXT)]
 
 
-class VoiceReference(_Object, total=False):
+class VoiceReference(OpenObject, total=False):
     """A voice of one's own."""
 
     id: Required[VoiceName]
 
 
-class SpeechRequest(_Object, total=False):
+class SpeechRequest(OpenObject, total=False):
     """`POST /v1/audio/speech`."""
 
     model: Required[str]

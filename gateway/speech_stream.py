@@ -83,7 +83,7 @@ class SpeechEvents:
                 yield _deltas(part)
         self.is_over = True
         error = self._sound.error
-        yield b"data: " + (error.body() if error else _done(self._usage)) + b"\n\n"
+        yield error.event() if error else _done(self._usage)
 
     async def aclose(self) -> None:
         """End what is still under way."""
@@ -99,7 +99,7 @@ def _deltas(part: bytes) -> bytes:
 
 
 def _done(usage: Mapping[str, float]) -> bytes:
-    """Return the last event's object.
+    """Return the last event.
 
     Speech models count no tokens, but the event must: a character in is one, and so are 50 ms
     of sound out.
@@ -111,4 +111,5 @@ def _done(usage: Mapping[str, float]) -> bytes:
         "output_tokens": made,
         "total_tokens": given + made,
     }
-    return msgspec.json.encode({"type": "speech.audio.done", "usage": counts})
+    event = {"type": "speech.audio.done", "usage": counts}
+    return b"data: %b\n\n" % msgspec.json.encode(event)

@@ -48,7 +48,7 @@ class AnswerStream:
             tail += self._encoder.end(await self._meter.total())
         except UpstreamError as exc:
             self.error = from_upstream(exc)
-            tail += b"data: " + self.error.body() + b"\n\n"
+            tail += self.error.event()
         self.is_over = True
         yield tail
 

@@ -37,7 +37,7 @@ _FORMS = (
 _JSON, _FORM = "application/json", "multipart/form-data"
 
 
-def describe_text_routes(document: OpenAPI) -> None:
+def describe_routes(document: OpenAPI) -> None:
     """Add the routes and the schemas of their bodies to `document`."""
     paths = document.paths = document.paths or {}
     adapters: list[tuple[str, Literal["validation"], TypeAdapter[Any]]] = [

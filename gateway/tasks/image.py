@@ -148,7 +148,7 @@ class ImageStream:
             frames, self._ready = self._ready, []
             if self._failure:
                 self.error = _told_to_client(self._failure)
-                frames.append(b"data: %b\n\n" % self.error.body())
+                frames.append(self.error.event())
             self.is_over = not self._pending or self.error is not None
             yield b"".join(frames)
 
