@@ -44,7 +44,7 @@ $(BIN)/python:
 	  || { rm -rf $(VENV); echo "No virtual environment could be made; on Debian: apt-get install python3-venv" >&2; exit 1; }
 
 $(VENV)/.run: $(RUN) pyproject.toml | $(BIN)/python
-	@echo "Installing what the gateway needs (about 800 MB, a minute or two) …"
+	@echo "Installing what the gateway needs (about 1 GB, a minute or two) …"
 	@$(PIP) install --require-hashes --no-deps -r $(RUN)
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

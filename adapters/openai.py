@@ -17,7 +17,6 @@ from adapters.errors import Interrupted, UpstreamError
 from adapters.sse import EventParser
 
 _PATHS = {Task.CHAT: "/chat/completions", Task.COMPLETION: "/completions"}
-_read = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class OpenAIText:
@@ -90,12 +89,7 @@ class StreamDecoder:
 
 def _parse(data: bytes) -> Json:
     """Return an answer or a chunk. Raises UpstreamError for an error, or what is neither."""
-    try:
-        decoded = _read(data)
-    except msgspec.DecodeError as exc:
-        raise Interrupted("The upstream sent JSON that cannot be read.") from exc
-    if decoded.get("error"):
-        raise refusals.from_object(decoded)
+    decoded = refusals.parse_object(data)
     if not _fits(decoded, "answer"):
         raise Interrupted("The upstream sent an object that is no answer of OpenAI's.")
     return decoded

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import msgspec
 
 from adapters import refusals
 from adapters.base import Call, Json, Media, Plan, Request
@@ -19,8 +16,6 @@ _PATHS = {"transcribe": "/audio/transcriptions", "translate": "/audio/translatio
 _ENDINGS = {"audio/wav": "wav", "audio/flac": "flac", "audio/mpeg": "mp3"}
 # WHATWG HTML, multipart form data: how names are escaped.
 _ESCAPES = str.maketrans({'"': "%22", "\r": "%0D", "\n": "%0A"})
-
-_read = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class OpenAITranscription:
@@ -87,12 +82,7 @@ def _chunk(item: Json, name: str) -> Json:
 
 
 def _parse(body: bytes) -> Json:
-    try:
-        whole = _read(body)
-    except msgspec.DecodeError as exc:
-        raise Interrupted("The upstream sent JSON that cannot be read.") from exc
-    if whole.get("error"):
-        raise refusals.from_object(whole)
+    whole = refusals.parse_object(body)
     if not isinstance(whole.get("text"), str):
         raise Interrupted("The upstream's answer holds no text.")
     return whole

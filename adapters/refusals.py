@@ -67,6 +67,7 @@ _BY_CODE: dict[str, type[UpstreamError]] = {
     "insufficient_quota": errors.OutOfCredits,  # OpenAI says it with a 429, as if it would pass
 }
 
+_read_object = msgspec.json.Decoder(dict[str, Any]).decode
 _OPERATORS_CONCERN = {
     errors.Misconfigured: "The upstream refused the gateway itself; its operator must look at it.",
     errors.OutOfCredits: "The gateway's account at the upstream has no credits left.",
@@ -94,6 +95,17 @@ def from_object(body: Mapping[str, Any]) -> UpstreamError:
     """Return the error that an object holding `error` stands for: an event, or a 200's body."""
     said = _said_by(body)
     return _build(said, said.status or _STATUS_BY_TYPE.get(said.kind or ""), None)
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Return a body's JSON object. Raises Interrupted for what is none, or the error it holds."""
+    try:
+        decoded = _read_object(body)
+    except msgspec.DecodeError as exc:
+        raise errors.Interrupted("The upstream sent JSON that cannot be read.") from exc
+    if decoded.get("error"):
+        raise from_object(decoded)
+    return decoded
 
 
 def from_unreadable(body: bytes, otherwise: str) -> UpstreamError:

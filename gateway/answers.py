@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 
 from adapters.base import Json, Task
 from adapters.errors import Interrupted
+from adapters.tool_calls import new_call_id
 
 _FINISH_REASONS = frozenset(("stop", "length", "tool_calls", "content_filter", "function_call"))
 _NATIVE_REASONS = {"max_tokens": "length", "model_length": "length"}
@@ -156,8 +156,3 @@ def both_reasonings(message: Json) -> Json:
 def arguments_text(arguments: Any) -> str:
     """Return a call's arguments as the JSON string that they must be."""
     return arguments if isinstance(arguments, str) else _encode(arguments or {}).decode()
-
-
-def new_call_id() -> str:
-    """Return an id for a call that its upstream gave none."""
-    return "call_" + secrets.token_hex(12)

@@ -2,15 +2,14 @@
 
 Formats are told by their first bytes; content types are often wrong.
 
-All of it is CPU work. `decode_in_thread` and `transcode_in_thread` keep it off the loop.
+All of it is CPU work: `gateway.threads` keeps it off the loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +26,12 @@ __all__ = [
     "BadAudio",
     "Pcm",
     "decode",
-    "decode_in_thread",
     "encode",
     "measure_seconds",
     "passthrough",
     "resample",
     "sniff",
     "transcode",
-    "transcode_in_thread",
 ]
 
 _PIECE_SECONDS = 0.5  # decoded audio per piece: much fewer trips between threads than per frame
@@ -155,24 +152,6 @@ def measure_seconds(data: bytes) -> float:
     if not seconds:
         raise BadAudio("the audio holds nothing")
     return seconds
-
-
-async def decode_in_thread(
-    data: bytes, *, limit_seconds: float, rate: int | None = None, channels: int | None = None
-) -> Pcm:
-    """Return `decode`'s result without holding up the loop."""
-    return await asyncio.to_thread(
-        decode, data, limit_seconds=limit_seconds, rate=rate, channels=channels
-    )
-
-
-async def transcode_in_thread(
-    data: bytes, form: str, *, limit_seconds: float
-) -> AsyncIterator[bytes]:
-    """Yield `transcode`'s parts without holding up the loop."""
-    parts = transcode(data, form, limit_seconds=limit_seconds)
-    while (part := await asyncio.to_thread(next, parts, None)) is not None:
-        yield part
 
 
 def _pieces(

@@ -14,13 +14,13 @@ import msgspec
 
 from adapters.base import Json, Task
 from adapters.errors import Interrupted
+from adapters.tool_calls import new_call_id
 from gateway.answers import (
     OWN_KEYS,
     Head,
     arguments_text,
     both_reasonings,
     finish_reason_of,
-    new_call_id,
     render_usage,
     text_choice,
 )

@@ -16,10 +16,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
-
-import msgspec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,35 +106,6 @@ def render_data_url(data: bytes) -> str:
     Raises BadImage for bytes that are no image.
     """
     return f"data:{CONTENT_TYPES[_form(data)]};base64,{base64.b64encode(data).decode()}"
-
-
-def parse_answer(body: bytes) -> bytes | str:
-    """Return the image that a native text-to-image answer holds, or the URL where it is.
-
-    The body is the image itself, or JSON: a base64 string, `{"data": [{"b64_json"}]}`, or
-    `{"output": [base64, data URL or URL]}`. A URL is the upstream's: fetch it with the guard on.
-    Raises BadImage.
-    """
-    if sniff(body):
-        return body
-    try:
-        found = _first(msgspec.json.decode(body))
-    except msgspec.DecodeError:
-        found = None
-    if not isinstance(found, str):
-        raise BadImage("the answer holds no image")
-    if found.startswith(("http://", "https://")):
-        return found
-    return parse_data_url(found) if found.startswith("data:") else _parse_base64(found)
-
-
-def _first(answer: Any) -> Any:
-    match answer:
-        case {"data": [{"b64_json": str(found)}, *_]} | {"data": [{"url": str(found)}, *_]}:
-            return found
-        case {"output": [found, *_]} | {"output": found} | [found, *_]:
-            return found
-    return answer
 
 
 def _parse_base64(text: str) -> bytes:

@@ -9,7 +9,6 @@ import math
 import struct
 import subprocess
 import sys
-import threading
 import wave
 from array import array
 from functools import cache
@@ -343,29 +342,6 @@ def test_decoding_resamples_on_demand():
     assert (pcm.rate, pcm.channels) == (16_000, 1)
     assert pcm.duration_seconds == pytest.approx(1, abs=0.001)
     assert hertz(pcm) == pytest.approx(440, abs=3)
-
-
-async def test_transcoding_runs_off_the_loop(monkeypatch):
-    threads = set()
-    feed = Encoder.feed
-
-    def noting(self: Encoder, pcm: bytes) -> bytes:
-        threads.add(threading.current_thread())
-        return feed(self, pcm)
-
-    monkeypatch.setattr(Encoder, "feed", noting)
-    source = encode(tone(3), "flac")
-    threads.clear()
-    parts = [part async for part in audio.transcode_in_thread(source, "mp3", limit_seconds=10)]
-    assert len(parts) > 2
-    assert decode(b"".join(parts), limit_seconds=10).duration_seconds == pytest.approx(3, abs=0.05)
-    assert threads
-    assert threading.main_thread() not in threads
-
-
-async def test_decoding_in_a_thread_gives_the_same():
-    source = encode(tone(0.3), "opus")
-    assert await audio.decode_in_thread(source, limit_seconds=1) == decode(source, limit_seconds=1)
 
 
 def test_importing_the_modules_imports_neither_pyav_nor_pillow():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import struct
 import zlib
 
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gateway import images
-from gateway.images import BadImage, parse_answer, parse_data_url, render_data_url, sniff
+from gateway.images import BadImage, parse_data_url, render_data_url, sniff
 
 FORMS = ["png", "jpeg", "webp"]
 
@@ -209,39 +208,3 @@ def test_a_percent_encoded_data_url_is_read():
 def test_other_urls_are_no_images(url):
     with pytest.raises(BadImage):
         parse_data_url(url)
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        _base64(picture("png")),
-        {"data": [{"b64_json": _base64(picture("png"))}]},
-        {"output": [_base64(picture("png"))]},
-        {"output": render_data_url(picture("png"))},
-        [_base64(picture("png"))],
-    ],
-)
-def test_an_image_is_found_in_json_answers(answer):
-    assert parse_answer(json.dumps(answer).encode()) == picture("png")
-
-
-def test_an_image_that_came_as_such_is_kept():
-    assert parse_answer(picture("webp")) == picture("webp")
-
-
-@pytest.mark.parametrize("answer", [{"output": ["https://x.example/a"]}, "https://x.example/a"])
-def test_the_url_of_an_image_is_told(answer):
-    assert parse_answer(json.dumps(answer).encode()) == "https://x.example/a"
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{}", b"null", b"[]", b'"hello"', b'{"data": []}', b'{"output": [1]}', b'{"error":"x"}'],
-)
-def test_other_answers_hold_no_image(body):
-    with pytest.raises(BadImage):
-        parse_answer(body)
