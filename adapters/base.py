@@ -97,11 +97,15 @@ class Decoder(Protocol):
     `done` turns true when nothing more is wanted; `ended` when the upstream has said its last
     word, so that only the end of the body is to come. Done but not ended: it must be cut off.
     `failure` is what came after the chunks of the same read: raise it once they are handed out.
+    `tokens`: how many have come, None where the protocol does not show them one by one.
     """
 
     done: bool
     ended: bool
     failure: UpstreamError | None
+
+    @property
+    def tokens(self) -> int | None: ...
 
     def feed(self, data: bytes) -> list[Json]:
         """Return the chunks completed by `data`. Raises UpstreamError if an error comes first."""

@@ -136,12 +136,12 @@ class NativeText:
 class StreamDecoder:
     """One native stream: an event per token, the last with `generated_text` and `details`."""
 
-    __slots__ = ("_choice", "_events", "_tokens", "done", "ended", "failure")
+    __slots__ = ("_choice", "_events", "done", "ended", "failure", "tokens")
 
     def __init__(self, request: Request, call: Call) -> None:
         self._events = EventParser()
         self._choice = ChoiceText(request, call.index)
-        self._tokens = 0
+        self.tokens = 0
         self.done = self.ended = False
         self.failure: UpstreamError | None = None
 
@@ -170,7 +170,7 @@ class StreamDecoder:
         event = _parse_event(payload)
         choices: list[Json] = []
         if event.token is not None:
-            self._tokens += 1
+            self.tokens += 1
             choices = self._choice.add(event.token, event.top_tokens)
         self.ended = bool(event.details) or event.generated_text is not None
         if self.ended or self._choice.stopped:
@@ -180,7 +180,7 @@ class StreamDecoder:
     def _last(self, choices: list[Json], details: _Details | None) -> list[Json]:
         """Return the closing chunks. A cut at a stop may come before the upstream's own end."""
         self.done = True
-        details = details or _Details(generated_tokens=self._tokens)
+        details = details or _Details(generated_tokens=self.tokens)
         choices = choices + self._choice.finish(details.reason)
         usage = {"choices": [], "usage": details.usage()}
         return [*({"choices": [choice]} for choice in choices), usage]

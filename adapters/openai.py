@@ -50,6 +50,8 @@ class StreamDecoder:
 
     __slots__ = ("_events", "_finished", "done", "ended", "failure")
 
+    tokens = None  # a chunk may hold any number
+
     def __init__(self) -> None:
         self._events = EventParser()
         self._finished = False

@@ -109,6 +109,14 @@ def native_parameters(request: Request) -> Json:
     }
 
 
+def most_tokens(request: Request) -> int:
+    """Return how many tokens each choice may have, the default where the client does not say."""
+    body = request.body
+    default = 16 if request.task is Task.COMPLETION else request.max_tokens_default
+    wanted: int = body.get("max_completion_tokens") or body.get("max_tokens", default)
+    return wanted
+
+
 def samples(body: Json) -> bool:
     """Tell whether the answer is drawn at random (and not the likeliest one)."""
     return bool(body.get("temperature", 1) >= _LEAST_TEMPERATURE)
@@ -183,9 +191,7 @@ def _allowed_names(choice: Json) -> list[Any]:
 
 
 def _max_new_tokens(request: Request) -> int:
-    body = request.body
-    default = 16 if request.task is Task.COMPLETION else request.max_tokens_default
-    wanted: int = body.get("max_completion_tokens") or body.get("max_tokens", default)
+    wanted = most_tokens(request)
     if wanted < 1:
         raise DialectError(
             "The native API makes at least one token.", param="max_tokens", code="invalid_value"

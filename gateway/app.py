@@ -20,18 +20,24 @@ from gateway import __version__
 from gateway.book import Book, BookUnavailable
 from gateway.catalog import Catalog
 from gateway.config import Settings
+from gateway.doorman import require_admin
 from gateway.edge import Edge
 from gateway.errors import BadRequest, GatewayError
 from gateway.exchange import TaskAnswer
 from gateway.fetching import ImageFetcher
 from gateway.image_files import ImageFiles
-from gateway.keys import Keyring
+from gateway.keyring import Keyring
+from gateway.metering import Meter, Unmetered
 from gateway.prompts import Prompts
 from gateway.relay import Relay
+from gateway.routes.admin import admin_router
 from gateway.routes.files import files_route
 from gateway.routes.openai import openai_router
 from gateway.routes.ops import ops_router
 from gateway.routes.schema import describe_routes
+from gateway.routes.usage import usage_route
+from gateway.spool import FOLDER as SPOOL
+from gateway.spool import Spool
 from gateway.store import Stores
 from gateway.tasks.embedding import EmbeddingTask
 from gateway.tasks.image import ImageTask
@@ -57,13 +63,15 @@ def create_app(
 ) -> Litestar:
     """Return the gateway over an open book.
 
-    `stores` are asked by `/ready`, if there are any. `transport` reaches the upstreams; both are
-    closed at the end. `data_dir` keeps images that are asked for by address: without it, such
-    requests are refused.
+    `transport` reaches the upstreams; it and `stores` are closed at the end. `data_dir` keeps
+    images that are asked for by address, and settlements that the state store does not take.
+    Without it such images are refused; without it or without stores nothing is metered.
 
     Raises ConfigError when a credential that the settings name is not there.
     """
     transport = transport or Transport()
+    keyring = Keyring(book, pepper)
+    meter = _meter(settings, stores, data_dir)
     catalog = Catalog(settings, transport)
     wait_seconds = settings.server.template_wait_seconds
     shelf = TemplateShelf(
@@ -76,16 +84,19 @@ def create_app(
     app = Litestar(
         route_handlers=[
             openai_router(
-                Relay(catalog, _tasks(shelf, tokenizers, files, _vision(settings))),
+                Relay(catalog, meter, _tasks(shelf, tokenizers, files, _vision(settings))),
                 catalog,
-                Keyring(book.find_key, pepper),
+                keyring,
+                usage_route(stores.state if stores else None),
                 max_body_bytes=settings.server.max_body_bytes,
                 keep_alive_seconds=settings.server.keep_alive_seconds,
+                with_addresses=settings.ledger.client_address,
             ),
+            admin_router(book, pepper, catalog=catalog, guard=require_admin(book, pepper)),
             files_route(files),
             ops_router(lambda: _missing([shelf, tokenizers], stores)),
         ],
-        lifespan=[_lifespan([shelf, tokenizers], stores, transport)],
+        lifespan=[_lifespan(transport, stores, keyring, shelf, tokenizers, meter)],
         exception_handlers={
             GatewayError: _answer_gateway_error,
             HTTPException: _answer_http_error,
@@ -135,19 +146,30 @@ def _tokenizers(catalog: Catalog, task: Task) -> Iterable[str]:
     return dict.fromkeys(model.tokenizer for model in models if model.tokenizer)
 
 
+def _meter(settings: Settings, stores: Stores | None, data_dir: Path | None) -> Meter | Unmetered:
+    if stores is None or data_dir is None:
+        return Unmetered()
+    return Meter(
+        stores.state,
+        Spool(data_dir / SPOOL),
+        policy=settings.store.on_state_outage,
+        on_abandon=settings.ledger.on_abandon,
+        workers=settings.store.expected_workers or settings.server.workers,
+    )
+
+
 def _lifespan(
-    shelves: Iterable[TemplateShelf[Any]],
-    stores: Stores | None,
-    transport: httpx.AsyncBaseTransport,
+    transport: httpx.AsyncBaseTransport, *owned: AbstractAsyncContextManager[Any] | None
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
+    """Return what opens all that the application owns, and closes it in reverse order."""
+
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
         async with AsyncExitStack() as closing:
             closing.push_async_callback(transport.aclose)
-            if stores:
-                await closing.enter_async_context(stores)
-            for shelf in shelves:
-                await closing.enter_async_context(shelf)
+            for one in owned:
+                if one:
+                    await closing.enter_async_context(one)
             yield
 
     return lifespan

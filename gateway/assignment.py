@@ -14,10 +14,13 @@ from gateway.local_models import with_local_upstream
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """`fd`: the socket to accept from. `overrides`: `[server]` keys from the command line.
 
+    `start_fd`: a pipe that ends once all that a worker needs is there; it loads its code meanwhile.
+
     The URLs are of servers that run here, or of those that the configuration names.
     """
 
     fd: int
+    start_fd: int
     data_dir: str
     config: str | None
     overrides: dict[str, str | int]

@@ -18,9 +18,11 @@ from adapters.http import Upstream as Server
 from gateway.coldstart import ColdStart
 from gateway.config import ConfigError, Embedding, Settings
 from gateway.config import Model as ModelSettings
+from gateway.config import Price as PriceSettings
 from gateway.config import Upstream as UpstreamSettings
 from gateway.errors import model_not_found
 from gateway.keys import Caller
+from gateway.prices import Price, nano
 from gateway.voices import Voices
 
 _DOWN = (Unreachable, TimedOut, Misconfigured, ModelMissing)
@@ -94,6 +96,7 @@ class Model:
     image_placeholder: str | None = None
     voices: Voices
     embedding: Embedding
+    price: Price
 
     def pick(self) -> Target:
         """Return a target, by weight."""
@@ -191,6 +194,17 @@ def _model(settings: ModelSettings, upstreams: dict[str, Upstream]) -> Model:
         fingerprint="fp_" + sha256(settings.model_dump_json().encode()).hexdigest()[:12],
         voices=_voices(settings),
         embedding=settings.embedding,
+        price=_price(settings.price),
+    )
+
+
+def _price(settings: PriceSettings) -> Price:
+    return Price(
+        input_tokens=nano(settings.input_usd_per_million),
+        output_tokens=nano(settings.output_usd_per_million),
+        characters=nano(settings.usd_per_million_characters),
+        image=nano(settings.usd_per_image),
+        audio_minute=nano(settings.usd_per_audio_minute),
     )
 
 

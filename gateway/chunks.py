@@ -43,9 +43,13 @@ class _ChoiceState:
 
 
 class StreamEncoder:
-    """One stream's frames. `choices`: how many the client is to get."""
+    """One stream's frames. `choices`: how many the client is to get.
+
+    `finish`: the finish reason of the first choice that ended.
+    """
 
     def __init__(self, head: Head, *, choices: int, include_usage: bool) -> None:
+        self.finish: str | None = None
         self._head = head
         self._chat = head.task is Task.CHAT
         self._states = [_ChoiceState() for _ in range(choices)]
@@ -68,6 +72,8 @@ class StreamEncoder:
         for choice in chunk.get("choices") or ():
             state = self._state(choice.get("index") or 0)
             said = self._chat_frames(choice, state) if self._chat else _text_frames(choice, state)
+            if state.finished and self.finish is None:
+                self.finish = said[-1]["finish_reason"]
             for part in said:
                 frames += self._prefix + more + b'"choices":[' + _encode(part) + self._suffix
         return frames

@@ -75,12 +75,23 @@ class Store(_Section):
     cache: str | None = None
     book: str | None = None
     on_state_outage: Literal["local", "open", "closed"] = "local"
+    # Worker processes of all gateways on these stores, who share limits in an outage of the state
+    # store. None: this gateway's own.
+    expected_workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
 class Security(_Section):
     """What the gateway may do on a client's word."""
 
     fetch_images: bool = False  # from URLs in chats; public addresses only
+
+
+class Ledger(_Section):
+    """What the ledger records and charges."""
+
+    client_address: bool = False
+    # What a request costs whose worker died: nothing, its prompt, or all that it had reserved.
+    on_abandon: Literal["refund", "charge_input", "charge_all"] = "charge_input"
 
 
 class Cache(_Section):
@@ -146,11 +157,17 @@ class Target(_Section):
     weight: Annotated[float, Field(gt=0)] = 1
 
 
-class Price(_Section):
-    """What an answer costs."""
+Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 
-    input_usd_per_million: Annotated[float, Field(ge=0)] = 0
-    output_usd_per_million: Annotated[float, Field(ge=0)] = 0
+
+class Price(_Section):
+    """What an answer costs: per million tokens, and what other tasks count."""
+
+    input_usd_per_million: Usd = 0
+    output_usd_per_million: Usd = 0
+    usd_per_image: Usd = 0
+    usd_per_million_characters: Usd = 0  # spoken
+    usd_per_audio_minute: Usd = 0  # heard or made
 
 
 class Defaults(_Section):
@@ -211,6 +228,7 @@ class Settings(BaseSettings):
     store: Store = Store()
     cache: Cache = Cache()
     security: Security = Security()
+    ledger: Ledger = Ledger()
     upstreams: tuple[Upstream, ...] = ()
     models: tuple[Model, ...] = ()
 

@@ -104,11 +104,20 @@ async def start(data_dir: Path) -> Stores:
         await _answers(on_state, state)
         await _answers(on_cache, cache)
         return Stores(
-            state_url=f"unix://{quote(str(state.socket))}",
-            cache_url=f"unix://{quote(str(cache.socket))}",
+            state_url=_url(state),
+            cache_url=_url(cache),
             server=await _identify(program, state.socket),
             undo=undo.pop_all(),
         )
+
+
+def urls(data_dir: Path) -> tuple[str, str]:
+    """Return where the state and the cache of a gateway on `data_dir` answer while it runs.
+
+    Raises EmbeddedError.
+    """
+    state, cache = _places(data_dir)
+    return _url(state), _url(cache)
 
 
 def find_server(env: Mapping[str, str] = os.environ) -> Path:
@@ -137,6 +146,10 @@ class _Place:
     folder: Path
     socket: Path
     options: str
+
+
+def _url(place: _Place) -> str:
+    return f"unix://{quote(str(place.socket))}"
 
 
 def _places(data_dir: Path) -> tuple[_Place, _Place]:

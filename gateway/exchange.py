@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from adapters.base import Json, Media, Task
+from gateway.amounts import Usage
 from gateway.catalog import Model, Target
+from gateway.errors import GatewayError
 from gateway.keys import Caller
+from gateway.quotas import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,9 @@ class Route:
 class Exchange:
     """One request: what came in, and what became of it.
 
-    `usage` is what it used, by unit: `images`, `pixels`, `characters`, `audio_seconds`, …
+    `usage` is at no moment more than what was received. It is complete once `send` has ended, of
+    a stream once its last piece is there or it is closed. `finish` is the finish reason of the
+    first choice that ended. `counts_tokens`: an exact estimate is worth running a tokenizer.
     """
 
     id: str
@@ -35,11 +40,19 @@ class Exchange:
     media: Media | None = None
     wait_for_model: bool = True
     base_url: str = ""  # where the client reached the gateway
+    client: str = ""  # its address
+    counts_tokens: bool = True
     route: Route | None = None
     ignored: tuple[str, ...] = ()
     scaled_images: int = 0  # the client's, scaled down for the upstream
-    usage: dict[str, float] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    finish: str | None = None
+    retries: int = 0
     upstream_ms: float = 0
+    began: float = field(default_factory=time.perf_counter)
+    first_token_ms: int | None = None
+    snapshot: Snapshot | None = None  # of the account, when it was admitted
+    is_degraded: bool = False  # admitted without the state store
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -68,11 +81,13 @@ class Body:
 class Frames(Protocol):
     """An answer that leaves in pieces. Iterating `frames` never raises.
 
-    `is_over` turns true with the last piece. Whoever got it closes it.
+    `is_over` turns true with the last piece, `error` is what cut it short. Whoever got it closes
+    it.
     """
 
     content_type: str
     is_over: bool
+    error: GatewayError | None
 
     def frames(self) -> AsyncIterator[bytes]:
         """Yield the pieces."""
@@ -84,8 +99,22 @@ class Frames(Protocol):
 Answer = Body | Frames
 
 
+class Job(Protocol):
+    """What is to be sent for one exchange, nothing of it sent yet."""
+
+    @property
+    def estimate(self) -> Usage:
+        """What it may use at most."""
+
+    async def send(self) -> Answer:
+        """Return the answer. Raises GatewayError, UpstreamError."""
+
+
 class TaskAnswer(Protocol):
     """What makes the answers of one task."""
 
-    async def __call__(self, exchange: Exchange, route: Route) -> Answer:
-        """Return the answer. Raises GatewayError, UpstreamError, DialectError."""
+    async def prepare(self, exchange: Exchange, route: Route) -> Job:
+        """Return what is to be sent, all checked and rendered. Raises GatewayError, DialectError.
+
+        All that can fail by the client's fault or the operator's fails here.
+        """

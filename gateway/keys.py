@@ -9,20 +9,20 @@ the book, makes a stolen book useless even for guessing.
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import os
 import secrets
-import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
-from gateway.book import Book, KeyOptions, StoredKey
+from gateway.accounts import Account
+from gateway.book import Book, KeyOptions
+from gateway.limits import Limits
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 PREFIX = "sk-dm_"
@@ -34,7 +34,6 @@ KEY_LENGTH = len(PREFIX) + ID_LENGTH + SECRET_LENGTH + CHECK_LENGTH
 PEPPER_SIZE_BYTES = 32
 
 Reason = Literal["missing", "malformed", "unknown", "expired", "revoked"]
-V = TypeVar("V")
 
 
 class InvalidKey(Exception):
@@ -59,13 +58,26 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """A key's owner. `models` are globs, None for every model; `expires_at` is in Unix seconds."""
+    """A key's owner. `models` are globs, None for every model.
+
+    `expires_at`, in Unix seconds, is the end of the text that was shown: of a key's old text
+    after a rotation, which ends before the key does.
+    """
 
     id: str
     name: str
     team: str | None = None
     models: tuple[str, ...] | None = None
+    limits: Limits = field(default_factory=Limits)
+    team_limits: Limits | None = None
     expires_at: int | None = None
+    account: Account = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        account = Account.of(
+            key_id=self.id, team=self.team, limits=self.limits, team_limits=self.team_limits
+        )
+        object.__setattr__(self, "account", account)
 
     def may_use(self, model: str) -> bool:
         """Tell whether a glob allows `model`. Case counts, and `*` crosses `/`."""
@@ -82,9 +94,9 @@ class FirstRun:
     admin_key: str = field(repr=False)
 
 
-def generate() -> NewKey:
-    """Make a new API key."""
-    key_id = _random(ID_LENGTH)
+def generate(key_id: str | None = None) -> NewKey:
+    """Make a new API key, or with `key_id` a new text for a key that there is."""
+    key_id = key_id or _random(ID_LENGTH)
     return NewKey(_checked(PREFIX + key_id + _random(SECRET_LENGTH)), key_id)
 
 
@@ -151,105 +163,6 @@ async def admin_digest(
 def is_admin(text: str, pepper: bytes, *, expected: bytes | None) -> bool:
     """Tell whether `text` is the admin key with the digest `expected`; nobody is without one."""
     return expected is not None and hmac.compare_digest(digest(text, pepper), expected)
-
-
-class Keyring:
-    """Who a key belongs to, from memory when asked again within a second.
-
-    `find` looks a digest up in the book. A revoked key is refused everywhere at the latest
-    `fresh_seconds` later, an expired one at once. Memory holds digests, never keys.
-    """
-
-    def __init__(
-        self,
-        find: Callable[[bytes], Awaitable[StoredKey | None]],
-        pepper: bytes,
-        *,
-        size: int = 10_000,
-        fresh_seconds: float = 1.0,
-        refused_seconds: float = 2.0,
-        clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._find = find
-        self._pepper = pepper
-        self._now = now
-        # Apart, so that a flood of invented keys does not push the callers out.
-        self._callers: _Recent[Caller] = _Recent(size, fresh_seconds, clock=clock)
-        self._refusals: _Recent[Reason] = _Recent(size, refused_seconds, clock=clock)
-        self._lookups: dict[bytes, asyncio.Task[Caller | Reason]] = {}
-
-    def cached(self, text: str) -> Caller | None:
-        """Return the caller if memory knows the key to be good now, else ask `authenticate`."""
-        if len(text) != KEY_LENGTH:
-            return None
-        caller = self._callers.get(digest(text, self._pepper))
-        return None if caller is None or self._expired(caller) else caller
-
-    async def authenticate(self, text: str | None) -> Caller:
-        """Return the key's owner. Raises InvalidKey, and what `find` raises.
-
-        Calls at the same time for one key share one look-up.
-        """
-        if not text:
-            raise InvalidKey("missing")
-        if parse(text) is None:
-            raise InvalidKey("malformed")
-        key = digest(text, self._pepper)
-        found = self._callers.get(key) or self._refusals.get(key) or await self._shared(key)
-        if not isinstance(found, Caller):
-            raise InvalidKey(found)
-        if self._expired(found):
-            raise InvalidKey("expired")
-        return found
-
-    def _expired(self, caller: Caller) -> bool:
-        return caller.expires_at is not None and caller.expires_at <= self._now()
-
-    async def _shared(self, key: bytes) -> Caller | Reason:
-        lookup = self._lookups.get(key)
-        if lookup is None:
-            lookup = self._lookups[key] = asyncio.create_task(self._look_up(key))
-            lookup.add_done_callback(lambda _: self._lookups.pop(key))
-        # One of those who wait may be cancelled; the look-up goes on for the others.
-        return await asyncio.shield(lookup)
-
-    async def _look_up(self, key: bytes) -> Caller | Reason:
-        stored = await self._find(key)
-        if stored is None or stored.revoked_at is not None:
-            reason: Reason = "unknown" if stored is None else "revoked"
-            self._refusals.put(key, reason)
-            return reason
-        caller = Caller(
-            id=stored.id,
-            name=stored.name,
-            team=stored.team,
-            models=stored.models,
-            expires_at=stored.expires_at,
-        )
-        self._callers.put(key, caller)
-        return caller
-
-
-class _Recent(Generic[V]):
-    """At most `size` values, each for `lifetime_seconds` from when it was put in."""
-
-    def __init__(self, size: int, lifetime_seconds: float, *, clock: Callable[[], float]) -> None:
-        self._size = size
-        self._lifetime_seconds = lifetime_seconds
-        self._clock = clock
-        self._entries: dict[bytes, tuple[V, float]] = {}
-
-    def get(self, key: bytes) -> V | None:
-        entry = self._entries.get(key)
-        return entry[0] if entry is not None and self._clock() < entry[1] else None
-
-    def put(self, key: bytes, value: V) -> None:
-        # A dict keeps the order of insertion, and all live equally long: the first dies first.
-        self._entries.pop(key, None)
-        if len(self._entries) >= self._size:
-            del self._entries[next(iter(self._entries))]
-        self._entries[key] = (value, self._clock() + self._lifetime_seconds)
 
 
 def _random(length: int) -> str:

@@ -1,118 +1,175 @@
-"""`dragoman keys`: the book's keys on the command line."""
+"""`dragoman keys`: API keys on the command line."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from gateway.book import Book, KeyOptions, Limits, StoredKey
-from gateway.config_file import load
-from gateway.keys import digest, generate, load_pepper
+from adapters.base import Json
+from gateway.command_line import (
+    Desk,
+    as_json_option,
+    at_desk,
+    common,
+    print_fields,
+    print_json,
+    print_json_list,
+    print_table,
+)
+from gateway.command_options import DURATION, NAME, fields_given, key_options
 
+_PAGE = 1000
 
-def options_of(
-    *,
-    name: str,
-    team: str | None,
-    models: str | None,
-    expires: datetime | None,
-    limits: Mapping[str, Any],
-) -> KeyOptions:
-    """Return what was asked for on the command line. A time without zone is UTC."""
-    globs = tuple(glob.strip() for glob in models.split(",") if glob.strip()) if models else None
-    if expires and expires.tzinfo is None:
-        expires = expires.replace(tzinfo=UTC)
-    return KeyOptions(
-        name=name,
-        team=team,
-        models=globs,
-        limits=Limits(**limits),
-        expires_at=int(expires.timestamp()) if expires else None,
-    )
+_key_argument = click.argument("key_id", metavar="ID", type=NAME)
 
 
-async def create_key(
-    config: Path | None, data_dir: Path, options: KeyOptions, *, as_json: bool
-) -> None:
-    """Create a key and print it."""
-    new = generate()
-    async with _open_book(config, data_dir) as book:
-        await book.create_key(new.id, digest(new.text, load_pepper(data_dir)), options=options)
-        stored = next(key for key in await book.list_keys() if key.id == new.id)
+@click.group()
+def keys() -> None:
+    """Create, change, rotate and revoke API keys. Works while the gateway runs."""
+
+
+@keys.command()
+@click.option("--name", required=True, help="Whose key it is.")
+@click.option("--team", help="Team that the key belongs to for good; begun if it is new.")
+@key_options
+@as_json_option
+@common
+def create(config: Path | None, data_dir: Path, as_json: bool, **options: Any) -> None:
+    """Create a key and print it, once.
+
+    Without limits it may use whatever its team may.
+    """
+    given = fields_given(options)
+
+    async def work(desk: Desk) -> tuple[Json, bool]:
+        is_new = "team" in given and not await _is_team(desk, given["team"])
+        return await desk.administration.create_key(given, make_team=True), is_new
+
+    key, has_new_team = at_desk(config, data_dir, work)
+    if has_new_team:
+        team = key["team"]
+        note = f"The team {team!r} is new and has no limits; see 'dragoman teams update --help'."
+        click.echo(note, err=True)
     if as_json:
-        _print_json({"key": new.text, **_fields(stored)})
+        print_json(key)
     else:
-        click.echo(f"{new.text}\n\nThis is key {new.id} of {options.name!r}. It is shown once.")
+        click.echo(f"{key['key']}\n\nThis is key {key['id']} of {key['name']!r}. It is shown once.")
 
 
-async def list_keys(config: Path | None, data_dir: Path, *, as_json: bool) -> None:
-    """Print all keys, as a table or as JSON."""
-    async with _open_book(config, data_dir) as book:
-        keys = [_fields(key) for key in await book.list_keys()]
+@keys.command("list")
+@click.option("--team", type=NAME, help="Keys of this team only.")
+@as_json_option
+@common
+def list_(config: Path | None, data_dir: Path, team: str | None, as_json: bool) -> None:
+    """List keys, the oldest first."""
+
+    async def work(desk: Desk) -> None:
+        pages = _pages(desk, team)
+        if as_json:
+            await print_json_list(pages)
+        else:
+            await print_table(("id", "name", "team", "models", "state", "created"), _rows(pages))
+
+    at_desk(config, data_dir, work)
+
+
+@keys.command()
+@_key_argument
+@as_json_option
+@common
+def show(config: Path | None, data_dir: Path, key_id: str, as_json: bool) -> None:
+    """Show a key: its limits, models, state; not its text, which nobody has."""
+
+    async def work(desk: Desk) -> Json:
+        return desk.administration.describe_key(await desk.book.show_key(key_id))
+
+    _print_key(at_desk(config, data_dir, work), as_json=as_json)
+
+
+@keys.command()
+@_key_argument
+@click.option("--name", help="Whose key it is.")
+@click.option("--team", hidden=True)  # to be refused with the reason
+@key_options
+@as_json_option
+@common
+def update(config: Path | None, data_dir: Path, key_id: str, as_json: bool, **options: Any) -> None:
+    """Change what is given and leave the rest; in force everywhere within a second.
+
+    A limit is taken off with `none`, as in --rpm none. Metadata is replaced as a whole.
+    """
+    changes = fields_given(options)
+    if not changes:
+        raise click.UsageError("Nothing to change: give one of the options.")
+    key = at_desk(config, data_dir, lambda desk: desk.administration.update_key(key_id, changes))
+    _print_key(key, as_json=as_json)
+
+
+@keys.command()
+@_key_argument
+@click.option(
+    "--grace",
+    type=DURATION,
+    default="24h",
+    show_default=True,
+    help="For how long the old text is good yet: 0, 90s, 30m, 24h, 7d.",
+)
+@as_json_option
+@common
+def rotate(config: Path | None, data_dir: Path, key_id: str, grace: int, as_json: bool) -> None:
+    """Give a key a new text and print it, once. Id, limits and use so far stay."""
+    key = at_desk(
+        config,
+        data_dir,
+        lambda desk: desk.administration.rotate_key(key_id, grace_seconds=grace),
+    )
     if as_json:
-        _print_json(keys)
+        print_json(key)
         return
-    rows = [("ID", "NAME", "TEAM", "MODELS", "STATE", "CREATED")]
-    for key in keys:
-        models = ",".join(key["models"]) if key["models"] else "all"
-        created = key["created_at"]
-        rows.append((key["id"], key["name"], key["team"] or "-", models, key["state"], created))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    until = f"is good until {key['old_key_expires_at']}" if grace else "is refused from now on"
+    click.echo(f"{key['key']}\n\nThis is key {key_id} anew. It is shown once. The old one {until}.")
 
 
-async def revoke_key(config: Path | None, data_dir: Path, key_id: str, *, as_json: bool) -> None:
-    """Revoke a key. Raises UnknownKey."""
-    async with _open_book(config, data_dir) as book:
-        changed = await book.revoke_key(key_id)
+@keys.command()
+@_key_argument
+@as_json_option
+@common
+def revoke(config: Path | None, data_dir: Path, key_id: str, as_json: bool) -> None:
+    """Refuse a key from now on; on every worker within a second."""
+    changed = at_desk(config, data_dir, lambda desk: desk.administration.revoke_key(key_id))
     if as_json:
-        _print_json({"id": key_id, "revoked": True, "changed": changed})
+        print_json({"id": key_id, "revoked": True, "changed": changed})
     else:
         click.echo(f"Key {key_id} {'is' if changed else 'was already'} revoked.")
 
 
-@asynccontextmanager
-async def _open_book(config: Path | None, data_dir: Path) -> AsyncIterator[Book]:
-    book = await Book.open(load(config).store.book or data_dir)
-    try:
-        yield book
-    finally:
-        await book.aclose()
+async def _is_team(desk: Desk, name: str) -> bool:
+    return any(team.name == name.strip() for team in await desk.book.list_teams())
 
 
-def _fields(key: StoredKey) -> dict[str, Any]:
-    return {
-        "id": key.id,
-        "name": key.name,
-        "team": key.team,
-        "models": key.models,
-        "limits": key.limits.given(),
-        "metadata": dict(key.metadata),
-        "state": _state(key),
-        "created_at": _iso(key.created_at),
-        "expires_at": _iso(key.expires_at) if key.expires_at else None,
-        "revoked_at": _iso(key.revoked_at) if key.revoked_at else None,
-    }
+async def _pages(desk: Desk, team: str | None) -> AsyncIterator[list[Json]]:
+    if team is not None:
+        await desk.book.show_team(team)
+    after = None
+    while page := await desk.book.list_keys(team=team, after=after, limit=_PAGE):
+        yield [desk.administration.describe_key(key) for key in page]
+        after = page[-1].id
 
 
-def _state(key: StoredKey) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    return "expired" if key.expires_at is not None and key.expires_at <= time.time() else "active"
+async def _rows(pages: AsyncIterator[list[Json]]) -> AsyncIterator[list[list[Any]]]:
+    names = ("id", "name", "team", "models", "state", "created_at")
+    async for page in pages:
+        yield [
+            [("all" if name == "models" and key[name] is None else key[name]) for name in names]
+            for key in page
+        ]
 
 
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)))
+def _print_key(key: Json, *, as_json: bool) -> None:
+    if as_json:
+        print_json(key)
+    else:
+        print_fields({**key, "models": "all" if key["models"] is None else key["models"]})

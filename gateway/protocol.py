@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn reads it, with what it lacks: bounds on a request's head, and our errors.
+"""HTTP/1.1 as uvicorn reads it, with what it lacks: bounds on how a request comes, and our errors.
 
 A request that is not HTTP never becomes an ASGI call, so its answer is made here.
 """
@@ -17,17 +17,24 @@ from gateway.errors import BadRequest
 
 _LONGEST_HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 60.0
+_LINGER_SECONDS = 30.0
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. A head may take a minute to come and be some 64 KiB long."""
+    """One connection. A head may take a minute to come and be some 64 KiB long.
+
+    A body that was answered before it was whole (a wrong key, an unknown URL) has half a minute
+    more. To hang up at once would be simpler, but the kernel then resets the connection, and a
+    client that is still sending may never read the answer (RFC 9112 §9.6).
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = self._in_body = False
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock for the first request."""
@@ -35,8 +42,9 @@ class Protocol(HttpToolsProtocol):
         self._start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._stop_clock()
+        self._stop_lingering()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -67,7 +75,14 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """End a request."""
         self._in_body = False
+        self._stop_lingering()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """End an answer, but not the connection while the rest of the body may come in time."""
+        super().on_response_complete()
+        if self._in_body and self.cycle.response_complete:
+            self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
@@ -80,6 +95,11 @@ class Protocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _stop_lingering(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
 
     def _give_up(self) -> None:
         if self._in_head:

@@ -11,26 +11,39 @@ from adapters.base import Task
 from adapters.errors import DialectError, UpstreamError
 from gateway.catalog import Catalog
 from gateway.errors import BadRequest, from_dialect, from_upstream
-from gateway.exchange import Answer, Exchange, Route, TaskAnswer
+from gateway.exchange import Answer, Body, Exchange, Job, Route, TaskAnswer
+from gateway.metering import Meter, MeteredFrames, Unmetered
 
 
 class Relay:
     """Sends exchanges on, and brings back a whole body or a stream of pieces."""
 
-    def __init__(self, catalog: Catalog, tasks: Mapping[Task, TaskAnswer]) -> None:
+    def __init__(
+        self, catalog: Catalog, meter: Meter | Unmetered, tasks: Mapping[Task, TaskAnswer]
+    ) -> None:
         self._catalog = catalog
+        self._meter = meter
         self._tasks = tasks
 
-    async def __call__(self, exchange: Exchange) -> Answer:
+    async def __call__(self, exchange: Exchange) -> Body | MeteredFrames:
         """Return the answer; a stream is closed by whoever gets it.
 
         Raises GatewayError, but never once a stream has begun.
         """
         route = exchange.route = self._route(exchange)
+        job = await self._prepare(exchange, route)
+        async with await self._meter.admit(exchange, route, job.estimate) as admission:
+            return await admission.deliver(await self._send(job, route))
+
+    async def _prepare(self, exchange: Exchange, route: Route) -> Job:
         try:
-            answer = await self._tasks[exchange.task](exchange, route)
+            return await self._tasks[exchange.task].prepare(exchange, route)
         except DialectError as exc:
             raise from_dialect(exc) from None
+
+    async def _send(self, job: Job, route: Route) -> Answer:
+        try:
+            answer = await job.send()
         except UpstreamError as exc:
             route.target.note(exc)
             raise from_upstream(exc) from exc

@@ -40,6 +40,11 @@ class Source:
         """Whether nothing more is to come, or wanted."""
         return self._decoder.done
 
+    @property
+    def tokens(self) -> int | None:
+        """How many have come, None where its protocol does not show them one by one."""
+        return self._decoder.tokens
+
     async def open(self) -> None:
         """Read until the first chunks are there."""
         while not self.first and not self._decoder.done:
@@ -92,12 +97,24 @@ class Whole(Source):
         choices = [_as_chunk(choice) for choice in answer.get("choices") or ()]
         self.first = [{**answer, "choices": choices}]
 
+    @property
+    def tokens(self) -> None:
+        """None: it is text."""
+
 
 async def fetch(
-    target: Target, request: Request, calls: Sequence[Call], *, wait: bool
+    target: Target,
+    request: Request,
+    calls: Sequence[Call],
+    *,
+    wait: bool,
+    note: Callable[[Call, Json], None] | None = None,
 ) -> list[Json]:
-    """Return the whole answers of `calls`, in order. Raises UpstreamError."""
-    return await _each(calls, partial(_answer, target, request), target, wait=wait)
+    """Return the whole answers of `calls`, in order; `note` gets each as it comes.
+
+    Raises UpstreamError.
+    """
+    return await _each(calls, partial(_answer, target, request, note), target, wait=wait)
 
 
 async def stream(
@@ -139,11 +156,16 @@ async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
         raise
 
 
-async def _answer(target: Target, request: Request, call: Call) -> Json:
+async def _answer(
+    target: Target, request: Request, note: Callable[[Call, Json], None] | None, call: Call
+) -> Json:
     reply = await _open(target, call)
     body = await reply.read(_LONGEST_ANSWER_BYTES)
     translator = target.upstream.dialect[request.task]
-    return translator.answer(request, call, headers=reply.headers, body=body)
+    answer = translator.answer(request, call, headers=reply.headers, body=body)
+    if note:
+        note(call, answer)
+    return answer
 
 
 async def _source(target: Target, request: Request, call: Call) -> Source:

@@ -9,16 +9,17 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 from gateway import __version__, embedded
 from gateway.assignment import Assignment
-from gateway.book import Book
 from gateway.config import Server, Settings, Store
 from gateway.config_file import load
-from gateway.keys import FirstRun, first_run, load_pepper
 from gateway.supervisor import Child, Supervisor
+
+if TYPE_CHECKING:
+    from gateway.keys import FirstRun
 
 _BACKLOG = 2048
 _LOCAL_DRAIN_SECONDS = 2.0
@@ -33,13 +34,24 @@ behind instead of 3 to 27.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class _Stores:
-    """Where the stores are, and a few words about them."""
+class _Start:
+    """A pipe on which the workers wait. Its end, when it is closed here, is their beginning."""
 
-    state_url: str
-    cache_url: str
-    name: str
+    def __init__(self) -> None:
+        self.fd, self._write_fd = os.pipe()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+        self.give()
+
+    def give(self) -> None:
+        """Let the workers begin. Successors of theirs do not wait."""
+        if self._write_fd >= 0:
+            os.close(self._write_fd)
+        self._write_fd = -1
 
 
 async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, str | int]) -> int:
@@ -51,33 +63,65 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
     settings = load(config, overrides=overrides)
     for upstream in settings.upstreams:
         upstream.api_key()  # a missing credential stops the start, not the first request
+    state_url, cache_url = _store_urls(settings.store, data_dir)
     supervisor = Supervisor()
     async with AsyncExitStack() as closing:
         listener = closing.enter_context(_listen(settings.server.host, settings.server.port))
         local = closing.enter_context(_listen("127.0.0.1", 0))
-        stores = await _start_stores(settings.store, data_dir, closing)
-        made = await _first_run(settings, data_dir)
-        closing.push_async_callback(supervisor.stop)
+        start = closing.enter_context(_Start())
         assignment = Assignment(
             fd=listener.fileno(),
+            start_fd=start.fd,
             data_dir=str(data_dir),
             config=str(config) if config else None,
             overrides=dict(overrides),
             local_url=_url(local),
-            state_url=stores.state_url,
-            cache_url=stores.cache_url,
+            state_url=state_url,
+            cache_url=cache_url,
         )
-        url, address = _url(listener), _address(listener)
         # Open here, the socket would go on to take connections that no worker accepts any more.
         ending = asyncio.create_task(supervisor.run(on_signal=listener.close))
+        url, address = _url(listener), _address(listener)
         await asyncio.sleep(0)  # now a signal is heard
+        stores = await _start_stores(settings.store, data_dir, closing)
+        closing.push_async_callback(supervisor.stop)
         if settings.is_embedded:
             await supervisor.start(_local_child(local))
         await supervisor.start(*_workers(settings.server, assignment))
+        made = await _keep_house(settings, data_dir, state_url, closing)
+        closing.push_async_callback(supervisor.stop)
+        start.give()
         if await _answers(address, ending):
-            _announce(settings, url, stores.name, data_dir, seconds=time.perf_counter() - began)
+            _announce(settings, url, stores, data_dir, seconds=time.perf_counter() - began)
             _show_keys(made)
         return await ending
+
+
+def _store_urls(store: Store, data_dir: Path) -> tuple[str, str]:
+    if store.state and store.cache:
+        return store.state, store.cache
+    state, cache = embedded.urls(data_dir)
+    return store.state or state, store.cache or cache
+
+
+async def _start_stores(store: Store, data_dir: Path, closing: AsyncExitStack) -> str:
+    """Start the embedded pair, unless both stores are configured; return what they are."""
+    if store.state and store.cache:
+        return "as configured"
+    pair = await embedded.start(data_dir)
+    closing.push_async_callback(pair.stop)
+    server = pair.server
+    return f"{server.name} {server.version} ({server.path})"
+
+
+async def _keep_house(
+    settings: Settings, data_dir: Path, state_url: str, closing: AsyncExitStack
+) -> FirstRun | None:
+    """Begin what the parent does beside; return the keys of the very first run."""
+    # SQLAlchemy takes as long to load as a worker, so both load at the same time.
+    from gateway.housekeeping import housekeeping
+
+    return await closing.enter_async_context(housekeeping(settings, data_dir, state_url))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -91,25 +135,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
-async def _start_stores(store: Store, data_dir: Path, closing: AsyncExitStack) -> _Stores:
-    """Start the embedded pair, unless both stores are configured."""
-    if store.state and store.cache:
-        return _Stores(store.state, store.cache, "as configured")
-    pair = await embedded.start(data_dir)
-    closing.push_async_callback(pair.stop)
-    server = pair.server
-    name = f"{server.name} {server.version} ({server.path})"
-    return _Stores(store.state or pair.state_url, store.cache or pair.cache_url, name)
-
-
-async def _first_run(settings: Settings, data_dir: Path) -> FirstRun | None:
-    book = await Book.open(settings.store.book or data_dir)
-    try:
-        return await first_run(book, load_pepper(data_dir))
-    finally:
-        await book.aclose()
-
-
 def _workers(server: Server, assignment: Assignment) -> list[Child]:
     command = (sys.executable, "-m", "gateway.worker", assignment.render())
     return [
@@ -117,7 +142,7 @@ def _workers(server: Server, assignment: Assignment) -> list[Child]:
             name=f"worker {number}",
             command=command,
             env={**WORKER_MALLOC, **os.environ},
-            pass_fds=(assignment.fd,),
+            pass_fds=(assignment.fd, assignment.start_fd),
             drain_seconds=server.drain_seconds + _GRACE_SECONDS,
         )
         for number in range(1, server.workers + 1)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-import math
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from adapters.errors import UpstreamError
+from gateway.amounts import Usage
 from gateway.encoder import CONTENT_TYPES
 from gateway.errors import GatewayError, from_upstream
 
 logger = logging.getLogger(__name__)
 
 _DELTA_BYTES = 24 * 1024  # 32 KiB as base64: the event parsers of some clients stop at 64
-_TOKENS_PER_SECOND = 20
+_TOKEN_MS = 50
 
 
 class SpeechStream:
@@ -54,6 +54,7 @@ class SpeechStream:
         except UpstreamError as exc:
             logger.warning("speech was cut off: %s", exc)
             self.error = from_upstream(exc)
+            await self._close()
             return
         self.is_over = True
         yield b""
@@ -66,13 +67,14 @@ class SpeechStream:
 class SpeechEvents:
     """The parts of a `SpeechStream` as OpenAI's events, `usage` in the last of them.
 
-    There a failure is an event too. `usage` is read at the end: `characters`, `audio_seconds`.
+    There a failure is an event too. `usage` is read at the end: `characters`, `audio_ms`.
     """
 
     content_type = "text/event-stream; charset=utf-8"
 
-    def __init__(self, sound: SpeechStream, usage: Mapping[str, float]) -> None:
+    def __init__(self, sound: SpeechStream, usage: Usage) -> None:
         self.is_over = False
+        self.error: GatewayError | None = None
         self._sound = sound
         self._usage = usage
 
@@ -82,8 +84,8 @@ class SpeechEvents:
             if part:
                 yield _deltas(part)
         self.is_over = True
-        error = self._sound.error
-        yield error.event() if error else _done(self._usage)
+        self.error = self._sound.error
+        yield self.error.event() if self.error else _done(self._usage)
 
     async def aclose(self) -> None:
         """End what is still under way."""
@@ -98,14 +100,13 @@ def _deltas(part: bytes) -> bytes:
     )
 
 
-def _done(usage: Mapping[str, float]) -> bytes:
+def _done(usage: Usage) -> bytes:
     """Return the last event.
 
     Speech models count no tokens, but the event must: a character in is one, and so are 50 ms
     of sound out.
     """
-    given = int(usage.get("characters", 0))
-    made = math.ceil(usage.get("audio_seconds", 0) * _TOKENS_PER_SECOND)
+    given, made = usage.characters, -(-usage.audio_ms // _TOKEN_MS)
     counts: dict[str, Any] = {
         "input_tokens": given,
         "output_tokens": made,

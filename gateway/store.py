@@ -1,54 +1,165 @@
 """The two stores, state and cache: Valkey or Redis, asked with short patience.
 
 redis-py's defaults would break a gateway: ten retries with back-off and five seconds of patience
-make a hung server cost over a minute, and its pool raises at the hundredth connection.
+make a hung server cost over a minute, and its pool raises at the hundredth connection. The state
+store, which every request asks twice, is reached over a connection of our own: see `gateway.link`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+import logging
+import time
+from asyncio import Future
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+
+from gateway.address import Address, Argument
+from gateway.breaker import Breaker
+from gateway.link import (
+    Link,
+    Script,
+    StoreError,
+    StoreRefused,
+    StoreUnavailable,
+    failed,
+)
+
+__all__ = ["Script", "StateStore", "StoreError", "StoreRefused", "StoreUnavailable", "Stores"]
 
 _PATIENCE_SECONDS = 0.25
 _CONNECTIONS = 4
+
+logger = logging.getLogger(__name__)
+
+
+class StateStore:
+    """The store of what is counted, over one connection that is made when it is needed.
+
+    A call fails with StoreUnavailable after `timeout_seconds`. Three failures within a second,
+    and calls fail at once until the server answers again; it is asked every `probe_seconds`.
+    `on_change` is called with `is_available` whenever that changes.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float = _PATIENCE_SECONDS,
+        probe_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connect to nothing yet. `url` is one that redis-py takes; raises ValueError."""
+        self.on_change: Callable[[bool], None] | None = None
+        self._address = Address.parse(url)
+        self._timeout_seconds = timeout_seconds
+        self._link = Link(self._address, timeout_seconds=timeout_seconds, on_failure=self._fail)
+        self._breaker = Breaker(
+            self._answers, on_change=self._change, pause_seconds=probe_seconds, clock=clock
+        )
+        self._reason = ""
+
+    @property
+    def is_available(self) -> bool:
+        """Whether calls are sent, as far as is known now."""
+        return not self._breaker.is_open
+
+    def call(self, *command: Argument) -> Future[Any]:
+        """Send a command and return the future reply: bytes, an int, None, or a list of these.
+
+        Calls that are made without an await in between arrive in this order. Cancelling one takes
+        nothing back. Not for commands that block, nor for subscriptions. The future raises
+        StoreUnavailable or StoreRefused, `call` itself TypeError for what is no argument.
+        """
+        if self._breaker.is_open:
+            return failed(self._reason)
+        return self._link.send(command)
+
+    def run(
+        self, script: Script, keys: Sequence[Argument], args: Sequence[Argument]
+    ) -> Future[Any]:
+        """Run a script; like `call`. A server that does not know the script is told it."""
+        if self._breaker.is_open:
+            return failed(self._reason)
+        return self._link.send((b"EVALSHA", script.sha, len(keys), *keys, *args), script)
+
+    async def ping(self) -> None:
+        """Ask whether the server answers, on a connection of its own. Raises StoreError.
+
+        It raises too while calls are not sent, though the server may have recovered by now.
+        """
+        await self._ping()
+        if self._breaker.is_open:
+            raise StoreUnavailable(self._reason)
+
+    async def aclose(self) -> None:
+        """Close the connection for good; calls under way and later ones fail."""
+        await self._breaker.aclose()
+        await self._link.aclose()
+
+    async def _ping(self) -> None:
+        link = Link(self._address, timeout_seconds=self._timeout_seconds)
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await link.send((b"PING",))
+        except TimeoutError:
+            raise StoreUnavailable("no answer in time") from None
+        finally:
+            await link.aclose()
+
+    async def _answers(self) -> bool:
+        try:
+            await self._ping()
+        except StoreError:
+            return False
+        return True
+
+    def _fail(self, reason: str, count: int) -> None:
+        self._reason = reason
+        self._breaker.fail(count)
+
+    def _change(self, is_available: bool) -> None:
+        if is_available:
+            logger.warning("the state store answers again")
+        else:
+            logger.warning("the state store is not asked for now: %s", self._reason)
+            self._link.drop(self._reason)
+        if self.on_change is not None:
+            self.on_change(is_available)
 
 
 class Stores:
     """Clients of both stores; connections are made when they are needed."""
 
     def __init__(self, *, state_url: str, cache_url: str) -> None:
-        self._clients = {"state store": _client(state_url), "cache store": _client(cache_url)}
+        self.state = StateStore(state_url)
+        self._cache = Redis.from_url(
+            cache_url,
+            max_connections=_CONNECTIONS,
+            socket_timeout=_PATIENCE_SECONDS,
+            socket_connect_timeout=_PATIENCE_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            legacy_responses=False,
+        )
 
     async def missing(self) -> list[str]:
         """Return which of the stores do not answer, after a quarter of a second at most."""
-        answers = await asyncio.gather(
-            *(client.ping() for client in self._clients.values()), return_exceptions=True
+        state, cache = await asyncio.gather(
+            self.state.ping(), self._cache.ping(), return_exceptions=True
         )
         return [
             f"{name}: {type(answer).__name__}"
-            for name, answer in zip(self._clients, answers, strict=True)
-            if isinstance(answer, RedisError | OSError)
+            for name, answer in (("state store", state), ("cache store", cache))
+            if isinstance(answer, BaseException)
         ]
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for client in self._clients.values():
-            await client.aclose()
-
-
-def _client(url: str) -> Redis:
-    return Redis.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        socket_timeout=_PATIENCE_SECONDS,
-        socket_connect_timeout=_PATIENCE_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-        legacy_responses=False,
-    )
+        await self.state.aclose()
+        await self._cache.aclose()

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gateway.errors import BadRequest
-from gateway.exchange import Body, Frames
+from gateway.exchange import Body
+from gateway.metering import MeteredFrames
 
 if TYPE_CHECKING:
     from litestar.types import Receive, Scope, Send
@@ -69,9 +70,12 @@ async def send_body(send: Send, body: Body, headers: Headers) -> None:
 
 
 async def send_stream(
-    send: Send, answer: Frames, headers: Headers, *, keep_alive_seconds: float
+    send: Send, answer: MeteredFrames, headers: Headers, *, keep_alive_seconds: float
 ) -> None:
-    """Send an answer's frames as they come, and comments while no events come."""
+    """Send an answer's frames as they come, and comments while no events come.
+
+    It is settled before its last frame leaves.
+    """
     head = [
         (b"content-type", answer.content_type.encode("latin-1")),
         (b"cache-control", b"no-cache, no-transform"),
@@ -83,9 +87,10 @@ async def send_stream(
     with _KeepAlive(send, keep_alive_seconds if is_events else _A_DAY) as alive:
         async for frames in answer.frames():
             alive.touch()
-            await send(
-                {"type": "http.response.body", "body": frames, "more_body": not answer.is_over}
-            )
+            is_over = answer.is_over
+            if is_over:
+                await answer.settle()
+            await send({"type": "http.response.body", "body": frames, "more_body": not is_over})
 
 
 class Presence:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -30,7 +31,9 @@ def main(argument: str) -> int:
     # For the time before uvicorn listens to signals, and after: it raises the signal again once
     # it has shut down, and with this handler that is an ordinary end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    uvloop.run(_serve(Assignment.parse(argument)))
+    assignment = Assignment.parse(argument)
+    os.read(assignment.start_fd, 1)
+    uvloop.run(_serve(assignment))
     return 0
 
 

@@ -18,6 +18,7 @@ from gateway.app import create_app
 from gateway.book import Book, KeyOptions
 from gateway.config import Settings
 from gateway.keys import digest, generate
+from gateway.store import Stores
 
 PEPPER = b"a pepper for tests, 32 bytes long"
 CREDENTIAL = "hf_the_upstreams_own_secret"  # what gateways in tests show to upstreams
@@ -43,18 +44,30 @@ class Gateway:
 
 @asynccontextmanager
 async def running_gateway(
-    settings: Settings, data_dir: Path, *, transport: httpx.AsyncBaseTransport | None = None
+    settings: Settings,
+    data_dir: Path,
+    *,
+    transport: httpx.AsyncBaseTransport | None = None,
+    stores: Stores | None = None,
 ) -> AsyncIterator[Gateway]:
     """Run the application over a book in `data_dir` until the block ends.
 
     Connections wait in the socket's backlog until it is up. `transport`: instead of a network.
+    Without `stores` nothing is metered.
     """
     book = await Book.open(data_dir)
     key = generate()
     await book.create_key(key.id, digest(key.text, PEPPER), options=KeyOptions(name="test"))
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings, book=book, pepper=PEPPER, data_dir=data_dir, transport=transport),
+            create_app(
+                settings,
+                book=book,
+                pepper=PEPPER,
+                stores=stores,
+                data_dir=data_dir,
+                transport=transport,
+            ),
             http="httptools",
             ws="none",
             lifespan="on",

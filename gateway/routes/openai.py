@@ -8,21 +8,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from litestar import Request, Router, asgi, get
-from litestar.connection import ASGIConnection
 from litestar.exceptions import MethodNotAllowedException
-from litestar.handlers import ASGIRouteHandler
-from litestar.handlers.base import BaseRouteHandler
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath
-from litestar.types import Guard, HTTPScope, Receive, Scope, Send
+from litestar.types import HTTPScope, Receive, Scope, Send
 from pydantic import TypeAdapter
 
 from adapters.base import Json, Media, Task
+from gateway.allowances import rate_limit_headers
 from gateway.catalog import Catalog, Model
+from gateway.doorman import require_key
 from gateway.edge import REQUEST_ID
-from gateway.errors import Unauthenticated, model_not_found
+from gateway.errors import model_not_found
 from gateway.exchange import Body, Exchange
 from gateway.forms import Form, read_form
-from gateway.keys import Caller, InvalidKey, Keyring
+from gateway.keyring import Keyring
+from gateway.keys import Caller
 from gateway.relay import Relay
 from gateway.requests import CHAT, COMPLETION, parse_body
 from gateway.requests_audio import parse_transcription, parse_translation
@@ -42,24 +43,19 @@ from gateway.wire import (
 
 _MOST_NAMES, _LONGEST_NAME = 32, 64
 _UNPRINTABLE = re.compile(r"[^!-+\--~]")  # all but visible ASCII, and the comma between names
-_REFUSALS = {
-    "missing": "You didn't provide an API key. Send it as 'Authorization: Bearer sk-dm_…'.",
-    "malformed": "Incorrect API key provided: it is not a whole Dragoman key (sk-dm_…).",
-    "unknown": "Incorrect API key provided.",
-    "expired": "This API key has expired.",
-    "revoked": "This API key has been revoked.",
-}
 
 
 def openai_router(
     relay: Relay,
     catalog: Catalog,
     keyring: Keyring,
+    usage: HTTPRouteHandler,
     *,
     max_body_bytes: int,
     keep_alive_seconds: float,
+    with_addresses: bool = False,
 ) -> Router:
-    """Return the router of `/v1`."""
+    """Return the router of `/v1`. `with_addresses`: the ledger is to know the clients'."""
 
     async def answer_exchange(exchange: Exchange, receive: Receive, send: Send) -> None:
         with Presence(receive):
@@ -84,7 +80,7 @@ def openai_router(
                 )
             except ClientGone:
                 return
-            exchange = _exchange(scope, task, body)
+            exchange = _exchange(scope, task, body, with_address=with_addresses)
             await answer_exchange(exchange, receive, send)
 
         return route
@@ -100,7 +96,7 @@ def openai_router(
                 body, media = parse(await read_form(scope, receive, limit_bytes=max_body_bytes))
             except ClientGone:
                 return
-            exchange = _exchange(scope, task, body, media=media)
+            exchange = _exchange(scope, task, body, media=media, with_address=with_addresses)
             del media  # megabytes, which the task lets go once it has made of them what is sent
             await answer_exchange(exchange, receive, send)
 
@@ -134,41 +130,22 @@ def openai_router(
             multipart_route("/audio/translations", Task.TRANSCRIPTION, parse_translation),
             list_models,
             show_model,
+            usage,
         ],
     )
 
 
-def require_key(keyring: Keyring) -> Guard:
-    """Return the guard that puts the key's owner into `scope["user"]`, or answers 401."""
-
-    async def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
-        scope = connection.scope
-        key = _key_of(scope)
-        try:
-            scope["user"] = keyring.cached(key) or await keyring.authenticate(key)
-        except InvalidKey as exc:
-            raise Unauthenticated(
-                _REFUSALS[exc.reason],
-                code="invalid_api_key",
-                headers={"www-authenticate": "Bearer"},
-            ) from None
-
-    return guard
-
-
-def _key_of(scope: Scope) -> str:
-    """Return the key, wherever the client's dialect puts it: OpenAI's, Azure's, Anthropic's."""
-    scheme, _, key = header(scope, b"authorization").partition(" ")
-    if scheme.lower() == "bearer":
-        return key.strip()
-    return header(scope, b"api-key") or header(scope, b"x-api-key")
-
-
-def _exchange(scope: Scope, task: Task, body: Json, *, media: Media | None = None) -> Exchange:
+def _exchange(
+    scope: Scope, task: Task, body: Json, *, media: Media | None = None, with_address: bool
+) -> Exchange:
+    caller: Caller = scope["user"]
+    address = cast("HTTPScope", scope)["client"] if with_address else None
     return Exchange(
         id=scope[REQUEST_ID],  # type: ignore[literal-required]
         task=task,
-        caller=scope["user"],
+        caller=caller,
+        client=address[0] if address else "",
+        counts_tokens=caller.account.counts_tokens,
         body=body,
         media=media,
         wait_for_model=header(scope, b"x-wait-for-model").lower() not in ("0", "false"),
@@ -192,6 +169,10 @@ def _base_url(scope: Scope) -> str:
 def _headers(exchange: Exchange) -> Headers:
     """Return what the gateway tells about how it answered."""
     pairs = [("x-dragoman-upstream-ms", str(int(exchange.upstream_ms)))]
+    if exchange.snapshot:
+        pairs += rate_limit_headers(exchange.caller.account, exchange.snapshot)
+    if exchange.is_degraded:
+        pairs.append(("x-dragoman-degraded", "quota"))
     if route := exchange.route:
         pairs.append(("x-dragoman-model", route.model.id))
         pairs.append(("x-dragoman-upstream", route.target.upstream.name))

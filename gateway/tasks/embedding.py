@@ -10,11 +10,13 @@ from typing import Any
 
 import msgspec
 
-from adapters.base import Json, Plan, Request, Task
+from adapters.base import Call, Json, Request, Task
 from adapters.errors import Interrupted, Misconfigured, Rejected
 from gateway import sending
+from gateway.amounts import Usage
 from gateway.catalog import Model
 from gateway.config import Embedding
+from gateway.counting import LONG_TEXT, guess_tokens, most_tokens_of
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
 from gateway.prompts import template_unavailable
@@ -24,9 +26,8 @@ from gateway.tokenizer import Tokenizer
 from gateway.vectors import Vector, is_sound, pool, shorten, to_base64
 
 _MOST_CALLS = 4  # under way together for one request
-_LONG_TEXTS = 20_000  # characters; counting more than that leaves the event loop
-_MANY_TOKENS = 10_000  # decoding more than that does too
-_CHARACTERS_PER_TOKEN = 4  # a rough mean, for models without a tokenizer here
+_MANY_TOKENS = 10_000  # decoding more than that leaves the event loop
+_MARKS = 2  # the tokens that sentence encoders put around each text
 
 
 class EmbeddingTask:
@@ -35,8 +36,8 @@ class EmbeddingTask:
     def __init__(self, tokenizers: TemplateShelf[Tokenizer]) -> None:
         self._tokenizers = tokenizers
 
-    async def __call__(self, exchange: Exchange, route: Route) -> Body:
-        """Return the answer. Raises GatewayError, UpstreamError, DialectError."""
+    async def prepare(self, exchange: Exchange, route: Route) -> EmbeddingJob:
+        """Return the batches to be sent. Raises GatewayError, DialectError."""
         model, translator = route.model, route.target.upstream.dialect[Task.EMBEDDING]
         finish = _Finish.of(exchange.body, model)
         items = _items(exchange.body["input"])
@@ -49,46 +50,19 @@ class EmbeddingTask:
         ]
         plans = [translator.plan(request) for request in requests]
         exchange.ignored = plans[0].ignored
-        with exchange.waiting():
-            batches = await self._fetch_all(exchange, route, requests, plans, finish)
-        tokens = sum([await self._tokens(batch, model) for batch in batches])
-        exchange.usage["input_tokens"] = tokens
-        vectors = [vector for batch in batches for vector in batch.vectors]
-        return Body(_render(vectors, model=exchange.body["model"], tokens=tokens))
-
-    async def _fetch_all(
-        self,
-        exchange: Exchange,
-        route: Route,
-        requests: Sequence[Request],
-        plans: Sequence[Plan],
-        finish: _Finish,
-    ) -> list[_Batch]:
-        """Return the batches in order. If one fails, the others are ended too."""
-        turn = asyncio.Semaphore(_MOST_CALLS)
-
-        async def fetch(request: Request, plan: Plan) -> _Batch:
-            async with turn:
-                answers = await sending.fetch(
-                    route.target, request, plan.calls, wait=exchange.wait_for_model
-                )
-            # Written at once: as Python's numbers they take six times the room of base64.
-            vectors = [finish(item["embedding"]) for item in answers[0]["data"]]
-            told = answers[0]["usage"].get("prompt_tokens")
-            return _Batch(request.body["input"], vectors, told)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(fetch(request, plan))
-                    for request, plan in zip(requests, plans, strict=True)
-                ]
-        except ExceptionGroup as failures:
-            first = failures.exceptions[0]
-            if isinstance(first, Rejected) and first.param is None:
-                first.param = "input"
-            raise first from None
-        return [task.result() for task in tasks]
+        tokenizer = self._tokenizers.loaded(model.tokenizer) if model.tokenizer else None
+        batches = [
+            _Batch(request, plan.calls, tokenizer)
+            for request, plan in zip(requests, plans, strict=True)
+        ]
+        tokens = sum([await batch.most_tokens(exactly=exchange.counts_tokens) for batch in batches])
+        return EmbeddingJob(
+            exchange=exchange,
+            route=route,
+            batches=batches,
+            finish=finish,
+            estimate=Usage(input_tokens=tokens),
+        )
 
     async def _texts(self, items: list[Any], model: Model) -> list[str]:
         """Return the items as texts; those given as tokens are decoded."""
@@ -115,28 +89,94 @@ class EmbeddingTask:
             )
         return texts
 
-    async def _tokens(self, batch: _Batch, model: Model) -> int:
-        """Return the tokens of a batch: as told, else as counted here."""
-        if batch.told_tokens is not None:
-            return batch.told_tokens
-        if not isinstance(batch.items[0], str):
-            return sum(map(len, batch.items))
-        characters = sum(map(len, batch.items))
-        tokenizer = self._tokenizers.loaded(model.tokenizer) if model.tokenizer else None
-        if tokenizer is None:
-            return -(-characters // _CHARACTERS_PER_TOKEN)
-        if characters < _LONG_TEXTS:
-            return tokenizer.count(batch.items)
-        return await asyncio.to_thread(tokenizer.count, batch.items)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingJob:
+    """The batches of one exchange, and what is done to their vectors."""
+
+    exchange: Exchange
+    route: Route
+    batches: Sequence[_Batch]
+    finish: _Finish
+    estimate: Usage
+
+    async def send(self) -> Body:
+        """Return the answer. Raises GatewayError, UpstreamError."""
+        try:
+            with self.exchange.waiting():
+                await self._fetch_all()
+        finally:
+            await self._settle()
+        vectors = [vector for batch in self.batches for vector in batch.vectors]
+        tokens = self.exchange.usage.input_tokens
+        return Body(_render(vectors, model=self.exchange.body["model"], tokens=tokens))
+
+    async def _fetch_all(self) -> None:
+        """Have all batches answered. If one fails, the others are ended too."""
+        turn = asyncio.Semaphore(_MOST_CALLS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for batch in self.batches:
+                    group.create_task(self._fetch(batch, turn))
+        except ExceptionGroup as failures:
+            first = failures.exceptions[0]
+            if isinstance(first, Rejected) and first.param is None:
+                first.param = "input"
+            raise first from None
+
+    async def _fetch(self, batch: _Batch, turn: asyncio.Semaphore) -> None:
+        async with turn:
+            [answer] = await sending.fetch(
+                self.route.target, batch.request, batch.calls, wait=self.exchange.wait_for_model
+            )
+        batch.usage = answer["usage"]
+        # Written at once: as Python's numbers they take six times the room of base64.
+        batch.vectors = [self.finish(item["embedding"]) for item in answer["data"]]
+
+    async def _settle(self) -> None:
+        """Count what was answered, as it was told or else by the tokenizer."""
+        answered = [batch for batch in self.batches if batch.usage is not None]
+        usage = self.exchange.usage
+        usage.input_tokens = sum([await batch.tokens() for batch in answered])
+        usage.estimated = any(batch.told_tokens is None for batch in answered)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Batch:
-    """What one call made of `items`; its `vectors` are JSON."""
+    """One call's texts or token arrays. `usage` is None until it was answered; `vectors` are JSON.
 
-    items: Sequence[Any]
-    vectors: list[msgspec.Raw]
-    told_tokens: int | None
+    `tokenizer` is the model's, if it is loaded.
+    """
+
+    request: Request
+    calls: tuple[Call, ...]
+    tokenizer: Tokenizer | None
+    usage: Json | None = None
+    vectors: Sequence[msgspec.Raw] = ()
+    counted: int | None = None
+
+    async def most_tokens(self, *, exactly: bool) -> int:
+        """Return an upper bound; `exactly`: by the tokenizer, if any."""
+        items = self.request.body["input"]
+        if (exactly and self.tokenizer) or not isinstance(items[0], str):
+            return await self._count()
+        return sum(most_tokens_of(text) + _MARKS for text in items)
+
+    async def tokens(self) -> int:
+        """Return the tokens of an answered batch: as told, else as counted here."""
+        told = self.told_tokens
+        return await self._count() if told is None else told
+
+    @property
+    def told_tokens(self) -> int | None:
+        """What the upstream told, if anything."""
+        told: int | None = (self.usage or {}).get("prompt_tokens")
+        return told
+
+    async def _count(self) -> int:
+        if self.counted is None:
+            self.counted = await _count(self.request.body["input"], self.tokenizer)
+        return self.counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +244,18 @@ class _Finish:
             code="invalid_value",
             param="dimensions",
         )
+
+
+async def _count(items: Sequence[Any], tokenizer: Tokenizer | None) -> int:
+    """Return the tokens of texts or of token arrays."""
+    characters = sum(map(len, items))
+    if not isinstance(items[0], str):
+        return characters
+    if tokenizer is None:
+        return guess_tokens(characters)
+    if characters < LONG_TEXT:
+        return tokenizer.count(items)
+    return await asyncio.to_thread(tokenizer.count, items)
 
 
 def _items(given: Any) -> list[Any]:

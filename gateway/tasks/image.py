@@ -9,22 +9,15 @@ from dataclasses import dataclass, replace
 from adapters.base import Call, Json, Media, Request
 from adapters.errors import UpstreamError
 from gateway import sending
+from gateway.amounts import Usage
 from gateway.errors import BadRequest, GatewayError, from_upstream
 from gateway.exchange import Body, Exchange, Route
 from gateway.image_files import PATH, ImageFiles
+from gateway.images import sniff
 from gateway.pictures import Picture, develop, render_answer, render_event
 from gateway.threads import Threads
 
 _DEVELOPED_AT_ONCE = 2  # each holds a decoded image, 4 bytes per pixel
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One exchange, as its calls need it."""
-
-    exchange: Exchange
-    route: Route
-    request: Request
 
 
 class ImageTask:
@@ -34,8 +27,8 @@ class ImageTask:
         self._files = files
         self._developing = Threads(_DEVELOPED_AT_ONCE)
 
-    async def __call__(self, exchange: Exchange, route: Route) -> Body | ImageStream:
-        """Return the answer. Raises GatewayError, UpstreamError, DialectError."""
+    async def prepare(self, exchange: Exchange, route: Route) -> ImageJob:
+        """Return the calls that make the images. Raises GatewayError, DialectError."""
         if _by_address(exchange) and self._files is None:
             raise BadRequest(
                 "This gateway has no place for files: ask for 'b64_json'.",
@@ -46,77 +39,110 @@ class ImageTask:
         request = Request(task=exchange.task, model=target.model, body=exchange.body)
         plan = target.upstream.dialect[exchange.task].plan(request)
         exchange.ignored = plan.ignored + _unfulfilled(exchange.body)
-        job = _Job(exchange, route, request)
-        return await (self._stream if exchange.is_stream else self._whole)(job, plan.calls)
+        return ImageJob(
+            exchange=exchange,
+            route=route,
+            request=request,
+            calls=plan.calls,
+            files=self._files,
+            developing=self._developing,
+            estimate=Usage(images=exchange.body.get("n", 1)),
+        )
 
-    async def _whole(self, job: _Job, calls: Sequence[Call]) -> Body:
-        exchange = job.exchange
-        with exchange.waiting():
-            answers = await sending.fetch(
-                job.route.target, job.request, calls, wait=exchange.wait_for_model
-            )
-        pictures = [picture for told in answers for picture in await self._pictures(exchange, told)]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageJob:
+    """The calls of one exchange, and where its images are finished."""
+
+    exchange: Exchange
+    route: Route
+    request: Request
+    calls: tuple[Call, ...]
+    files: ImageFiles | None
+    developing: Threads
+    estimate: Usage
+
+    async def send(self) -> Body | ImageStream:
+        """Return the answer, a stream once its first image is there.
+
+        Raises GatewayError, UpstreamError.
+        """
+        return await (self._stream() if self.exchange.is_stream else self._whole())
+
+    async def _whole(self) -> Body:
+        with self.exchange.waiting():
+            answers = await self._fetch(self.calls)
+        pictures = [picture for told in answers for picture in await self._pictures(told)]
         told = answers[0] if len(answers) == 1 else {}
-        return Body(render_answer(exchange.created, pictures, told))
+        return Body(render_answer(self.exchange.created, pictures, told))
 
-    async def _stream(self, job: _Job, calls: Sequence[Call]) -> ImageStream:
+    async def _stream(self) -> ImageStream:
         """Return the events, once the first image is there. Raises what its making raised."""
-        stream = ImageStream([asyncio.create_task(self._events(job, call)) for call in calls])
+        stream = ImageStream([asyncio.create_task(self._events(call)) for call in self.calls])
         try:
-            with job.exchange.waiting():
+            with self.exchange.waiting():
                 await stream.open()
         except BaseException:
             await stream.aclose()
             raise
         return stream
 
-    async def _events(self, job: _Job, call: Call) -> bytes:
+    async def _events(self, call: Call) -> bytes:
         """Return the frames of one call's images; its usage is told with the last."""
-        exchange = job.exchange
-        [told] = await sending.fetch(
-            job.route.target, job.request, [call], wait=exchange.wait_for_model
-        )
-        *others, last = await self._pictures(exchange, told)
+        created = self.exchange.created
+        [told] = await self._fetch([call])
+        *others, last = await self._pictures(told)
         without_usage = {name: value for name, value in told.items() if name != "usage"}
-        frames = [render_event(exchange.created, picture, without_usage) for picture in others]
-        return b"".join([*frames, render_event(exchange.created, last, told)])
+        frames = [render_event(created, picture, without_usage) for picture in others]
+        return b"".join([*frames, render_event(created, last, told)])
 
-    async def _pictures(self, exchange: Exchange, told: Json) -> list[Picture]:
-        """Return one call's images, finished, and count them. Raises UpstreamError."""
+    async def _fetch(self, calls: Sequence[Call]) -> list[Json]:
+        return await sending.fetch(
+            self.route.target,
+            self.request,
+            calls,
+            wait=self.exchange.wait_for_model,
+            note=self._note,
+        )
+
+    def _note(self, call: Call, answer: Json) -> None:
+        """Count the images of an answer, whatever becomes of them. They are not decoded yet."""
+        found = (sniff(image["media"].data) for image in answer["data"])
+        self.exchange.usage.images += sum(form is not None for form in found)
+
+    async def _pictures(self, told: Json) -> list[Picture]:
+        """Return one call's images, finished. Raises GatewayError, UpstreamError."""
         pictures = []
         for image in told.pop("data"):
             media: Media = image.pop("media")
-            picture = await self._picture(exchange, media.data, told=told, extra=image)
-            exchange.usage["images"] = exchange.usage.get("images", 0) + 1
-            exchange.usage["pixels"] = exchange.usage.get("pixels", 0) + picture.pixels
+            picture = await self._picture(media.data, told=told, extra=image)
+            self.exchange.usage.pixels += picture.pixels
             pictures.append(picture)
         return pictures
 
-    async def _picture(
-        self, exchange: Exchange, data: bytes, *, told: Json, extra: Json
-    ) -> Picture:
-        body = exchange.body
+    async def _picture(self, data: bytes, *, told: Json, extra: Json) -> Picture:
+        body = self.exchange.body
         form, compression = body.get("output_format"), body.get("output_compression")
         if form and told.get("output_format") == form:
             compression = None  # the upstream knows the two parameters: it has obeyed both
-        picture = await self._developing.run(
+        picture = await self.developing.run(
             develop, data, form, compression=compression, extra=extra
         )
-        if not _by_address(exchange):
+        if not _by_address(self.exchange):
             return picture
-        return replace(picture, data=b"", url=await self._keep(exchange, picture))
+        return replace(picture, data=b"", url=await self._keep(picture))
 
-    async def _keep(self, exchange: Exchange, picture: Picture) -> str:
+    async def _keep(self, picture: Picture) -> str:
         """Return the address under which the client can fetch `picture`. Raises GatewayError."""
-        assert self._files is not None  # noqa: S101 (refused before anything was sent)
+        assert self.files is not None  # noqa: S101 (refused before anything was sent)
         try:
-            name = await asyncio.to_thread(self._files.write, picture.data, picture.form)
+            name = await asyncio.to_thread(self.files.write, picture.data, picture.form)
         except OSError as exc:
             raise GatewayError(
                 "The image was made but cannot be kept: ask for 'b64_json'.",
                 code="storage_unavailable",
             ) from exc
-        return f"{exchange.base_url}{PATH}/{name}"
+        return f"{self.exchange.base_url}{PATH}/{name}"
 
 
 class ImageStream:
@@ -149,7 +175,8 @@ class ImageStream:
             if self._failure:
                 self.error = _told_to_client(self._failure)
                 frames.append(self.error.event())
-            self.is_over = not self._pending or self.error is not None
+                await self.aclose()
+            self.is_over = not self._pending
             yield b"".join(frames)
 
     async def aclose(self) -> None:

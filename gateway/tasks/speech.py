@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 from adapters.base import Call, Media, Request
 from adapters.errors import Interrupted
 from gateway import sending
+from gateway.amounts import Usage
 from gateway.audio import BadAudio
 from gateway.encoder import CONTENT_TYPES
 from gateway.errors import BadRequest
@@ -28,91 +29,109 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One exchange's speech: the pieces that are being spoken, and the format they are to have."""
-
-    exchange: Exchange
-    pieces: LookAhead[Media]
-    form: str
-    is_single: bool
-
-
 class SpeechTask:
     """Answers an exchange with sound."""
 
     def __init__(self) -> None:
         self._threads = Threads(_THREADS)
 
-    async def __call__(self, exchange: Exchange, route: Route) -> Body | Frames:
-        """Return the answer once its first piece is there; what is short, as a whole.
-
-        Raises GatewayError, UpstreamError, DialectError.
-        """
+    async def prepare(self, exchange: Exchange, route: Route) -> SpeechJob:
+        """Return the pieces to be spoken. Raises GatewayError, DialectError."""
         request = _request(exchange, route)
         plan = route.target.upstream.dialect[exchange.task].plan(request)
         exchange.ignored = plan.ignored
-        pieces = LookAhead(
-            (partial(_fetch, exchange, route, request, call) for call in plan.calls),
-            depth=_CALLS_AT_ONCE,
+        return SpeechJob(
+            exchange=exchange,
+            route=route,
+            request=request,
+            calls=plan.calls,
+            threads=self._threads,
+            estimate=Usage(characters=len(exchange.body["input"])),
         )
-        form = exchange.body.get("response_format", "mp3")
-        job = _Job(exchange, pieces, form, is_single=len(plan.calls) == 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechJob:
+    """The calls of one exchange, one for each piece of its text."""
+
+    exchange: Exchange
+    route: Route
+    request: Request
+    calls: tuple[Call, ...]
+    threads: Threads
+    estimate: Usage
+
+    async def send(self) -> Body | Frames:
+        """Return the answer once its first piece is there; what is short, as a whole.
+
+        Raises UpstreamError.
+        """
+        pieces = LookAhead(
+            (partial(self._fetch, call) for call in self.calls), depth=_CALLS_AT_ONCE
+        )
         try:
-            return await self._answer(job)
+            return await self._answer(pieces)
         except BaseException:
             await pieces.aclose()
             raise
 
-    async def _answer(self, job: _Job) -> Body | Frames:
-        is_events = job.exchange.body.get("stream_format") == "sse"
-        if job.is_single and not is_events:
-            return Body(await self._whole(job), CONTENT_TYPES[job.form])
-        parts = self._parts(job)
+    async def _answer(self, pieces: LookAhead[Media]) -> Body | Frames:
+        is_events = self.exchange.body.get("stream_format") == "sse"
+        if len(self.calls) == 1 and not is_events:
+            return Body(await self._whole(pieces), CONTENT_TYPES[self._form])
+        parts = self._parts(pieces)
         first = await anext(parts)
-        sound = SpeechStream(job.form, first=first, parts=parts, close=job.pieces.aclose)
-        return SpeechEvents(sound, job.exchange.usage) if is_events else sound
+        sound = SpeechStream(self._form, first=first, parts=parts, close=pieces.aclose)
+        return SpeechEvents(sound, self.exchange.usage) if is_events else sound
 
-    async def _whole(self, job: _Job) -> bytes:
+    async def _whole(self, pieces: LookAhead[Media]) -> bytes:
         """Return the file of the only piece. Raises UpstreamError."""
-        with job.exchange.waiting():
-            media = await anext(job.pieces)
-        data, seconds = await self._off_loop(convert, media, job.form)
-        job.exchange.usage["audio_seconds"] = seconds
+        with self.exchange.waiting():
+            media = await anext(pieces)
+        data, seconds = await self._off_loop(convert, media, self._form)
+        self._note_duration(seconds)
         return data
 
-    async def _parts(self, job: _Job) -> AsyncIterator[bytes]:
+    async def _parts(self, pieces: LookAhead[Media]) -> AsyncIterator[bytes]:
         """Yield the file of all pieces, a part for each. Raises UpstreamError."""
-        if job.is_single:
-            yield await self._whole(job)
+        if len(self.calls) == 1:
+            yield await self._whole(pieces)
             return
-        recording = Recording(job.form)
-        while media := await _next_piece(job):
+        recording = Recording(self._form)
+        while media := await self._next(pieces):
             part = await self._off_loop(recording.add, media)
-            job.exchange.usage["audio_seconds"] = recording.duration_seconds
+            self._note_duration(recording.duration_seconds)
             yield part
         yield await self._off_loop(recording.finish)
+
+    async def _next(self, pieces: LookAhead[Media]) -> Media | None:
+        with self.exchange.waiting():
+            return await anext(pieces, None)
+
+    async def _fetch(self, call: Call) -> Media:
+        """Return one call's sound, and count the characters that it was made of."""
+        exchange, prompts = self.exchange, self.request.prompts
+        [answer] = await sending.fetch(
+            self.route.target, self.request, [call], wait=exchange.wait_for_model
+        )
+        exchange.usage.characters += len(prompts[call.index] if prompts else exchange.body["input"])
+        media: Media = answer["media"]
+        return media
 
     async def _off_loop(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` returns, made in a thread. Raises UpstreamError for bad sound."""
         try:
-            return await self._threads.run(work, *args, **kwargs)
+            return await self.threads.run(work, *args, **kwargs)
         except BadAudio as exc:
             raise Interrupted(f"The upstream's sound is of no use: {exc.message}.") from exc
 
+    def _note_duration(self, seconds: float) -> None:
+        self.exchange.usage.audio_ms = round(seconds * 1000)
 
-async def _next_piece(job: _Job) -> Media | None:
-    with job.exchange.waiting():
-        return await anext(job.pieces, None)
-
-
-async def _fetch(exchange: Exchange, route: Route, request: Request, call: Call) -> Media:
-    """Return one call's sound, and count the characters that it was made of."""
-    [answer] = await sending.fetch(route.target, request, [call], wait=exchange.wait_for_model)
-    text = request.prompts[call.index] if request.prompts else exchange.body["input"]
-    exchange.usage["characters"] = exchange.usage.get("characters", 0) + len(text)
-    media: Media = answer["media"]
-    return media
+    @property
+    def _form(self) -> str:
+        form: str = self.exchange.body.get("response_format", "mp3")
+        return form
 
 
 def _request(exchange: Exchange, route: Route) -> Request:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from adapters.base import Json, Media, Request
+from adapters.base import Call, Json, Media, Request
 from adapters.errors import Rejected
 from gateway import sending
+from gateway.amounts import Usage
 from gateway.audio import CONTENT_TYPES, BadAudio, measure_seconds, resample, sniff
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
@@ -33,28 +34,26 @@ class TranscriptionTask:
     def __init__(self) -> None:
         self._decoding = Threads(_DECODED_AT_ONCE)
 
-    async def __call__(self, exchange: Exchange, route: Route) -> Body:
-        """Return the answer. Raises GatewayError, UpstreamError, DialectError."""
-        body = exchange.body
-        _check_stream(body)
-        media, seconds = await self._prepare(exchange)
+    async def prepare(self, exchange: Exchange, route: Route) -> TranscriptionJob:
+        """Return the call with its sound. Raises GatewayError, DialectError."""
+        _check_stream(exchange.body)
+        media, seconds = await self._fitted(exchange)
         exchange.media = None  # what is sent is enough to hold
-        request = Request(task=exchange.task, model=route.target.model, body=body, media=media)
+        request = Request(
+            task=exchange.task, model=route.target.model, body=exchange.body, media=media
+        )
         plan = route.target.upstream.dialect[exchange.task].plan(request)
         exchange.ignored = plan.ignored
-        with exchange.waiting():
-            try:
-                [answer] = await sending.fetch(
-                    route.target, request, plan.calls, wait=exchange.wait_for_model
-                )
-            except Rejected as exc:
-                exc.param = exc.param or "file"
-                raise
-        exchange.usage["audio_seconds"] = seconds
-        transcript = _Transcript.of(answer, seconds, english=route.target.model.endswith(".en"))
-        return transcript.events() if exchange.is_stream else transcript.render(body)
+        return TranscriptionJob(
+            exchange=exchange,
+            route=route,
+            request=request,
+            calls=plan.calls,
+            seconds=seconds,
+            estimate=Usage(audio_ms=round(seconds * 1000)),
+        )
 
-    async def _prepare(self, exchange: Exchange) -> tuple[Media, float]:
+    async def _fitted(self, exchange: Exchange) -> tuple[Media, float]:
         assert exchange.media is not None  # noqa: S101 (the route reads one)
         try:
             return await self._decoding.run(_fit, exchange.media.data)
@@ -62,6 +61,34 @@ class TranscriptionTask:
             raise BadRequest(
                 f"Invalid 'file': {exc.message}.", code="invalid_file", param="file"
             ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionJob:
+    """The call of one exchange. Its sound lasts `seconds`."""
+
+    exchange: Exchange
+    route: Route
+    request: Request
+    calls: tuple[Call, ...]
+    seconds: float
+    estimate: Usage
+
+    async def send(self) -> Body:
+        """Return the answer. Raises UpstreamError."""
+        exchange, target = self.exchange, self.route.target
+        with exchange.waiting():
+            try:
+                [answer] = await sending.fetch(
+                    target, self.request, self.calls, wait=exchange.wait_for_model
+                )
+            except Rejected as exc:
+                exc.param = exc.param or "file"
+                raise
+        exchange.usage.audio_ms = self.estimate.audio_ms
+        english = target.model.endswith(".en")
+        transcript = _Transcript.of(answer, self.seconds, english=english)
+        return transcript.events() if exchange.is_stream else transcript.render(exchange.body)
 
 
 def _fit(data: bytes) -> tuple[Media, float]:

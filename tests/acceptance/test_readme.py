@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -31,8 +32,8 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """Every command line that the README shows after a `$`."""
-    return re.findall(r"^\$ (.+)$", README, re.MULTILINE)
+    """Every command that the README shows after a `$`, continued lines included."""
+    return re.findall(r"^\$ ((?:.+\\\n)*.+)$", README, re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -97,24 +98,25 @@ def test_the_snippets_print_what_the_readme_shows_and_make_the_picture(
 
 
 @pytest.mark.parametrize("command", [line for line in commands() if line.startswith("dragoman")])
-def test_every_dragoman_command_runs(command: str, served: Served) -> None:
-    words = shlex.split(command)[1:]
-    if "revoke" in words:
-        listed = subprocess.run(
-            [DRAGOMAN, "keys", "list"],
-            capture_output=True,
-            text=True,
-            env=served.environment,
-            check=True,
-        )
-        words[-1] = listed.stdout.split("\n")[1].split()[0]
+def test_every_dragoman_command_runs(command: str, served: Served, tmp_path: Path) -> None:
+    environment = served.environment | {"PATH": f"{DRAGOMAN.parent}:{os.environ['PATH']}"}
+    listed = subprocess.run(
+        [DRAGOMAN, "keys", "list", "--json"], capture_output=True, env=environment, check=True
+    )
+    newest = json.loads(listed.stdout)[-1]["id"]
 
     done = subprocess.run(
-        [DRAGOMAN, *words], capture_output=True, text=True, env=served.environment, check=False
+        command.replace("Ab3dEf9h", newest),
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout
+    assert done.stdout or [file for file in tmp_path.iterdir() if file.stat().st_size]
 
 
 @pytest.mark.parametrize(

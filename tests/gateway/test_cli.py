@@ -1,4 +1,4 @@
-"""The commands: their help, their refusals, and the keys."""
+"""The commands: their help, their refusals, and `check`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from gateway.cli import main
-from gateway.keys import parse
-from tests.gateway.running import TOKENIZER, started_gateway
+from tests.gateway.dragoman import check_refusal, run
+from tests.gateway.running import TOKENIZER
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -28,19 +28,6 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
 
 
 COMMANDS = list(commands(main))
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def check_refusal(result: Result, *words: str) -> None:
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert word in result.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -67,7 +54,32 @@ def test_an_unknown_option_is_named(command: Sequence[str]) -> None:
         ["keys", "create", "--name", "a", "--usd-per-month", "-1"],
         ["keys", "create", "--name", "a", "--usd-per-month", "NaN"],
         ["keys", "create", "--name", "a", "--expires", "soon"],
+        ["keys", "create", "--name", "a", "--models", "a,,b"],
+        ["keys", "create", "--name", "a", "--models", ""],
+        ["keys", "create", "--name", "a", "--metadata", "x"],
+        ["keys", "create", "--name", "a", "--metadata", "[1]"],
+        ["keys", "create", "--name", "a", "--metadata", '{"a":'],
+        ["keys", "show"],
+        ["keys", "update", "x"],
+        ["keys", "update", "x", "--tpm", "1.5"],
+        ["keys", "update", "x", "--expires", "2030-02-30"],
+        ["keys", "rotate", "x", "--grace", "1 day"],
+        ["keys", "rotate", "x", "--grace", "-1h"],
         ["keys", "revoke"],
+        ["keys", "show", "a\udcff"],
+        ["keys", "create", "--name", "a", "--metadata", "a=\udcff"],
+        ["usage", "--team", "a\udcff"],
+        ["teams", "create"],
+        ["teams", "update", "x"],
+        ["teams", "create", "x", "--concurrency", "many"],
+        ["audit", "--limit", "0"],
+        ["usage", "--since", "yesterday"],
+        ["usage", "--by", "nope"],
+        ["usage", "--by", "key,key"],
+        ["usage", "--format", "xml"],
+        ["usage", "--json", "--format", "csv"],
+        ["usage", "--reconcile", "--team", "x"],
+        ["usage", "--reconcile", "--format", "csv"],
         ["nope"],
     ],
     ids=" ".join,
@@ -77,7 +89,17 @@ def test_a_wrong_argument_is_refused(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["serve"], ["check"], ["keys", "list"], ["keys", "create", "--name", "a"]]
+    "command",
+    [
+        ["serve"],
+        ["check"],
+        ["keys", "list"],
+        ["keys", "create", "--name", "a"],
+        ["teams", "list"],
+        ["usage"],
+        ["usage", "--reconcile"],
+        ["audit"],
+    ],
 )
 def test_a_wrong_configuration_is_refused_by_every_command(
     tmp_path: Path, command: list[str]
@@ -128,100 +150,6 @@ def test_a_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None
 def test_a_pepper_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pepper").write_bytes(b"short")
     check_refusal(run("keys", "create", "--name", "a", "--data-dir", tmp_path), "pepper")
-
-
-def create(tmp_path: Path, *arguments: str) -> dict[str, object]:
-    result = run("keys", "create", "--data-dir", tmp_path, "--json", *arguments)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def test_create_prints_the_key_and_what_it_may(tmp_path: Path) -> None:
-    key = create(
-        tmp_path,
-        *"--name alice --team red --models a*,b/* --expires 2030-01-02 --rpm 5".split(),
-        *"--usd-per-month 1.50".split(),
-    )
-    assert parse(str(key["key"])) == key["id"]
-    assert (key["name"], key["team"], key["models"]) == ("alice", "red", ["a*", "b/*"])
-    assert key["limits"] == {"rpm": 5, "usd_per_month": "1.50"}
-    assert (key["state"], key["expires_at"]) == ("active", "2030-01-02T00:00:00Z")
-
-
-@pytest.mark.parametrize(
-    ("given", "stored"),
-    [
-        ("2030-01-02T03:04:05", "2030-01-02T03:04:05Z"),
-        ("2030-01-02T03:04:05Z", "2030-01-02T03:04:05Z"),
-        ("2030-01-02T03:04:05+02:00", "2030-01-02T01:04:05Z"),
-    ],
-)
-def test_a_time_without_zone_is_utc(tmp_path: Path, given: str, stored: str) -> None:
-    assert create(tmp_path, "--name", "a", "--expires", given)["expires_at"] == stored
-
-
-def test_create_shows_the_key_to_people_too(tmp_path: Path) -> None:
-    result = run("keys", "create", "--name", "alice", "--data-dir", tmp_path)
-    first, _, note = result.stdout.splitlines()
-    assert parse(first) in note
-
-
-def test_list_shows_no_key_but_all_of_them(tmp_path: Path) -> None:
-    alice, bob = create(tmp_path, "--name", "alice"), create(tmp_path, "--name", "bob")
-    run("keys", "revoke", str(alice["id"]), "--data-dir", tmp_path)
-    create(tmp_path, "--name", "eve", "--expires", "2020-01-01")
-    listed = json.loads(run("keys", "list", "--data-dir", tmp_path, "--json").stdout)
-    states = [(key["name"], key["state"]) for key in listed]
-    assert states == [("alice", "revoked"), ("bob", "active"), ("eve", "expired")]
-    table = run("keys", "list", "--data-dir", tmp_path).stdout
-    heads, *rows = [line.split() for line in table.splitlines()]
-    assert heads == ["ID", "NAME", "TEAM", "MODELS", "STATE", "CREATED"]
-    assert [row[:5] for row in rows[:2]] == [
-        [alice["id"], "alice", "-", "all", "revoked"],
-        [bob["id"], "bob", "-", "all", "active"],
-    ]
-    assert str(bob["key"]) not in table + json.dumps(listed)
-
-
-def test_list_of_an_empty_book_is_an_empty_list(tmp_path: Path) -> None:
-    assert json.loads(run("keys", "list", "--data-dir", tmp_path, "--json").stdout) == []
-
-
-def test_revoke_tells_whether_it_changed_anything(tmp_path: Path) -> None:
-    key_id = str(create(tmp_path, "--name", "a")["id"])
-    arguments = ("keys", "revoke", key_id, "--data-dir", tmp_path)
-    assert run(*arguments).stdout == f"Key {key_id} is revoked.\n"
-    assert run(*arguments).stdout == f"Key {key_id} was already revoked.\n"
-    told = json.loads(run(*arguments, "--json").stdout)
-    assert told == {"id": key_id, "revoked": True, "changed": False}
-
-
-def test_revoke_of_an_unknown_key_exits_1(tmp_path: Path) -> None:
-    result = run("keys", "revoke", "nope", "--data-dir", tmp_path)
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "'nope'" in result.stderr
-
-
-@pytest.mark.anyio
-async def test_keys_work_while_a_gateway_holds_the_book(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from anyio.to_thread import run_sync
-
-    from tests.gateway.running import PEPPER
-
-    monkeypatch.setenv("DRAGOMAN_PEPPER", PEPPER.decode())
-    async with started_gateway(tmp_path) as gateway, gateway.client() as client:
-
-        async def ask(key: object) -> int:
-            headers = {"authorization": f"Bearer {key}"}
-            return (await client.get("/v1/models", headers=headers)).status_code
-
-        made = await run_sync(create, tmp_path, "--name", "a")
-        other = await run_sync(create, tmp_path, "--name", "b")
-        assert await ask(made["key"]) == 200
-        await run_sync(run, "keys", "revoke", str(other["id"]), "--data-dir", tmp_path)
-        assert await ask(other["key"]) == 401
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""One module per version; a version that was released never changes."""

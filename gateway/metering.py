@@ -1,0 +1,404 @@
+"""Metering: no exchange goes out unreserved, none ends unsettled, each leaves one ledger record."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from asyncio import Future
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+
+from adapters.base import Task
+from gateway.accounts import Account
+from gateway.allowances import refusal
+from gateway.amounts import Usage
+from gateway.errors import GatewayError
+from gateway.exchange import Answer, Body, Exchange, Frames, Route
+from gateway.ledger import Record, Status, month_of
+from gateway.outage import LocalQuotas
+from gateway.prices import Price
+from gateway.quotas import (
+    HEARTBEAT_SECONDS,
+    Amounts,
+    QuotaExceeded,
+    Settlement,
+    Snapshot,
+    check_settled,
+    extend,
+    reserve,
+    settle,
+)
+from gateway.spool import Spool
+from gateway.store import StateStore, StoreError, StoreRefused
+
+logger = logging.getLogger(__name__)
+
+Policy = Literal["local", "open", "closed"]
+AbandonPolicy = Literal["refund", "charge_input", "charge_all"]
+
+_GONE = "client_disconnected"
+_LAST_SETTLEMENTS_SECONDS = 5.0
+_NOTHING = Amounts()
+_encode = msgspec.json.Encoder().encode
+
+
+class Meter:
+    """Admits exchanges, and settles them whatever becomes of them."""
+
+    def __init__(
+        self,
+        store: StateStore,
+        spool: Spool,
+        *,
+        policy: Policy = "local",
+        on_abandon: AbandonPolicy = "charge_input",
+        workers: int = 1,
+    ) -> None:
+        self._store = store
+        self._spool = spool
+        self._policy = policy
+        self._on_abandon = on_abandon
+        self._local = LocalQuotas(workers=workers)
+        self._is_store_away = False
+        self._leases: dict[str, tuple[int, float]] = {}
+        self._under_way = 0
+        self._settling: set[Future[None]] = set()
+        self._at_rest = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._heart = asyncio.create_task(self._beat(), name="lease heartbeat")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Wait until all is settled. What was still under way has only just been cancelled."""
+        self._heart.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._heart
+        if self._under_way or self._settling:
+            self._at_rest.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._at_rest.wait(), _LAST_SETTLEMENTS_SECONDS)
+        await self._spool.aclose()
+
+    async def admit(self, exchange: Exchange, route: Route, estimate: Usage) -> Admission:
+        """Reserve `estimate` for the exchange.
+
+        Raises GatewayError: 429 with what binds and until when, or 503 if the store is out of
+        reach and `on_state_outage` does not allow going on without it.
+        """
+        price, account = route.model.price, exchange.caller.account
+        amounts = _amounts(exchange.task, estimate, price)
+        if_abandoned, record = self._if_abandoned(exchange, route, estimate)
+        admission = Admission(self, exchange, route, estimate=estimate, reserved=amounts)
+        is_asked = self._store.is_available
+        try:
+            exchange.snapshot = snapshot = await reserve(
+                self._store,
+                account,
+                exchange.id,
+                amounts=amounts,
+                charged_if_abandoned=if_abandoned,
+                abandoned_record=record,
+            )
+        except QuotaExceeded as exceeded:
+            self._hear(account, exceeded.snapshot)
+            raise refusal(exceeded) from None
+        except StoreError as exc:
+            logger.debug("admitting without the state store: %s", exc)
+            self._is_store_away = True
+            may_be_reserved = is_asked and not isinstance(exc, StoreRefused)
+            self._admit_without_store(admission, may_be_reserved=may_be_reserved)
+        except asyncio.CancelledError:
+            admission.undo()
+            raise
+        else:
+            admission.at_ms, admission.month = snapshot.now_ms, snapshot.month
+            self._leases[exchange.id] = (account.shard, time.monotonic())
+            self._hear(account, snapshot)
+        self._local.begin(account)
+        self._under_way += 1
+        admission.is_under_way = True
+        return admission
+
+    def settle(self, settlement: Settlement, admission: Admission) -> Future[None]:
+        """Begin to settle. What is returned ends when the store, or else the disk, has it."""
+        self._leases.pop(settlement.request_id, None)
+        if admission.is_under_way:
+            self._under_way -= 1
+            self._local.end(admission.exchange.caller.account)
+        done: Future[None] = asyncio.get_running_loop().create_future()
+        self._settling.add(done)
+        done.add_done_callback(self._ended)
+        if admission.exchange.is_degraded and self._is_store_away:
+            # It has waited for the store once, in vain.
+            self._keep(settlement, done)
+        else:
+            answer = settle(self._store, settlement)
+            answer.add_done_callback(partial(self._answered, settlement, done))
+        return done
+
+    def _ended(self, done: Future[None]) -> None:
+        self._settling.discard(done)
+        if not (self._under_way or self._settling):
+            self._at_rest.set()
+
+    def _hear(self, account: Account, snapshot: Snapshot) -> None:
+        self._is_store_away = False
+        self._local.note(account, snapshot)
+
+    def _answered(self, settlement: Settlement, done: Future[None], answer: Future[Any]) -> None:
+        try:
+            check_settled(answer.result())
+        except StoreError as exc:
+            logger.debug("settlement spooled: %s", exc)
+            self._keep(settlement, done)
+        else:
+            done.set_result(None)
+
+    def _keep(self, settlement: Settlement, done: Future[None]) -> None:
+        kept = self._spool.put(_encode(settlement))
+        kept.add_done_callback(partial(self._kept, settlement, done))
+
+    def _kept(self, settlement: Settlement, done: Future[None], kept: Future[None]) -> None:
+        if kept.exception():
+            # The log is what is left. A record holds no secret, no prompt and no answer.
+            logger.critical("neither store nor disk takes a record: %s", settlement.record)
+        done.set_result(None)
+
+    def _admit_without_store(self, admission: Admission, *, may_be_reserved: bool) -> None:
+        """Go on by `on_state_outage`. Raises GatewayError if it says not to."""
+        exchange = admission.exchange
+        exchange.is_degraded = True
+        if self._policy == "open":
+            return
+        try:
+            if self._policy == "closed":
+                raise GatewayError(
+                    "The gateway cannot check quotas at the moment.",
+                    status=503,
+                    code="quota_unavailable",
+                    headers={"retry-after": "1"},
+                )
+            self._local.reserve(exchange.caller.account, admission.reserved)
+        except (GatewayError, QuotaExceeded) as exc:
+            if may_be_reserved:
+                admission.undo()
+            error = refusal(exc) if isinstance(exc, QuotaExceeded) else exc
+            error.headers["x-dragoman-degraded"] = "quota"
+            raise error from None
+
+    def _if_abandoned(
+        self, exchange: Exchange, route: Route, estimate: Usage
+    ) -> tuple[Amounts, bytes]:
+        """Return what is charged and recorded should this process die before it settles."""
+        match self._on_abandon:
+            case "refund":
+                usage = Usage(estimated=True)
+            case "charge_input":
+                usage = Usage(input_tokens=estimate.input_tokens, estimated=True)
+            case "charge_all":
+                usage = estimate
+        record = _record(exchange, route, usage, status="abandoned", finish=None)
+        return _amounts(exchange.task, usage, route.model.price), _encode(record)
+
+    async def _beat(self) -> None:
+        """Prolong the leases of what is still under way."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS / 4)
+            due: dict[int, list[str]] = defaultdict(list)
+            now = time.monotonic()
+            for request_id, (shard, since) in self._leases.items():
+                if now - since >= HEARTBEAT_SECONDS:
+                    due[shard].append(request_id)
+            for shard, request_ids in due.items():
+                with suppress(StoreError):
+                    await extend(self._store, shard, request_ids)
+                    for request_id in request_ids:
+                        if request_id in self._leases:
+                            self._leases[request_id] = (shard, now)
+
+
+class Unmetered:
+    """Stands for a meter where there is no store: admits all, counts nothing."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    async def admit(self, exchange: Exchange, route: Route, estimate: Usage) -> Admission:
+        """Return an admission."""
+        return Admission(self, exchange, route, estimate=estimate, reserved=_NOTHING)
+
+    def settle(self, settlement: Settlement, admission: Admission) -> Future[None]:
+        """Settle nothing."""
+        done: Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+class Admission:
+    """One admitted exchange. Entered as a context, it is settled when the context is left in an
+    error; `deliver` settles it otherwise.
+    """
+
+    def __init__(
+        self,
+        meter: Meter | Unmetered,
+        exchange: Exchange,
+        route: Route,
+        *,
+        estimate: Usage,
+        reserved: Amounts,
+    ) -> None:
+        self.exchange = exchange
+        self.reserved = reserved
+        # Until the store tells its time.
+        self.at_ms = int(time.time() * 1000)
+        self.month = month_of(self.at_ms)
+        self.is_under_way = False
+        self._meter = meter
+        self._route = route
+        self._estimate = estimate
+        self._settled: Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            await self.settle("disconnected", _GONE)
+        else:
+            await self.settle("error", error.code if isinstance(error, GatewayError) else None)
+
+    async def deliver(self, answer: Answer) -> Body | MeteredFrames:
+        """Return the answer: a whole one settled, a stream to be settled with its last piece."""
+        if isinstance(answer, Body):
+            await self.settle("ok", self.exchange.finish)
+            return answer
+        self.exchange.first_token_ms = _since(self.exchange.began)
+        return MeteredFrames(answer, self)
+
+    async def settle(self, status: Status, finish: str | None) -> None:
+        """Settle, once, on what the exchange has used. Survives the caller's cancellation."""
+        if self._settled is None:
+            usage = self.exchange.usage
+            prompt = self._estimate.input_tokens
+            if status == "disconnected" and prompt and not usage.input_tokens:
+                # The upstream has read it, though nothing came back.
+                usage.input_tokens, usage.estimated = prompt, True
+            record = _record(self.exchange, self._route, usage, status=status, finish=finish)
+            used = _amounts(self.exchange.task, usage, self._route.model.price)
+            self._settled = self._begin(used, _encode(record).decode())
+        await asyncio.shield(self._settled)
+
+    def undo(self) -> None:
+        """Give back what the store may have reserved: the exchange was not admitted."""
+        self._settled = self._begin(_NOTHING, "")
+
+    def _begin(self, used: Amounts, record: str) -> Future[None]:
+        account = self.exchange.caller.account
+        settlement = Settlement(
+            request_id=self.exchange.id,
+            shard=account.shard,
+            keys=account.keys,
+            caps=account.packed,
+            at_ms=self.at_ms,
+            month=self.month,
+            reserved=self.reserved,
+            used=used,
+            record=record,
+        )
+        return self._meter.settle(settlement, self)
+
+
+class MeteredFrames:
+    """An answer in pieces that is settled before its last one leaves, or when it is closed."""
+
+    def __init__(self, inner: Frames, admission: Admission) -> None:
+        self.content_type = inner.content_type
+        self._inner = inner
+        self._admission = admission
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the piece at hand is the last. Then `settle` before it is sent."""
+        return self._inner.is_over
+
+    def frames(self) -> AsyncIterator[bytes]:
+        """Yield the pieces."""
+        return self._inner.frames()
+
+    async def settle(self) -> None:
+        """Settle on what was received."""
+        error, exchange = self._inner.error, self._admission.exchange
+        if error:
+            await self._admission.settle("error", error.code)
+        elif self.is_over:
+            await self._admission.settle("ok", exchange.finish)
+        else:
+            await self._admission.settle("disconnected", _GONE)
+
+    async def aclose(self) -> None:
+        """End what is still under way, and settle."""
+        try:
+            await self._inner.aclose()
+        finally:
+            await self.settle()
+
+
+def _amounts(task: Task, usage: Usage, price: Price) -> Amounts:
+    return Amounts(
+        tokens=usage.input_tokens + usage.output_tokens,
+        images=usage.images,
+        characters=usage.characters if task is Task.SPEECH else 0,
+        audio_ms=usage.audio_ms if task is Task.TRANSCRIPTION else 0,
+        nano_usd=price.nano_usd(usage),
+    )
+
+
+def _record(
+    exchange: Exchange, route: Route, usage: Usage, *, status: Status, finish: str | None
+) -> Record:
+    return Record(
+        request_id=exchange.id,
+        key_id=exchange.caller.id,
+        team=exchange.caller.team,
+        model=route.model.id,
+        target=route.target.model,
+        upstream=route.target.upstream.name,
+        task=exchange.task,
+        status=status,
+        finish=finish,
+        estimated=usage.estimated,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        images=usage.images,
+        characters=usage.characters,
+        audio_ms=usage.audio_ms,
+        nano_usd=route.model.price.nano_usd(usage),
+        total_ms=_since(exchange.began),
+        upstream_ms=int(exchange.upstream_ms),
+        first_token_ms=exchange.first_token_ms,
+        retries=exchange.retries,
+        client=exchange.client or None,
+    )
+
+
+def _since(began: float) -> int:
+    return int((time.perf_counter() - began) * 1000)

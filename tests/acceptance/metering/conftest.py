@@ -1,0 +1,72 @@
+"""A metered gateway of all kinds of models, in front of an upstream that plays what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import pytest
+
+from gateway import wire
+from gateway.config import Settings
+from gateway.store import StateStore
+from tests.acceptance.metering.customer import counting
+from tests.acceptance.metering.exchange_kinds import settings_of
+from tests.acceptance.metering.pace import Pace, Witness
+from tests.metered import Metered, metered_gateway
+from tests.scripted_upstream import Upstream, Visit
+
+
+async def unwanted(visit: Visit) -> None:
+    raise AssertionError(f"nothing may reach the upstream, but {visit.raw!r} did")
+
+
+@pytest.fixture(scope="package")
+async def player(anyio_backend: str) -> AsyncIterator[Upstream]:
+    async with Upstream(unwanted) as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="package")
+async def witness(anyio_backend: str) -> Witness:
+    return Witness()
+
+
+@pytest.fixture(scope="package")
+def attentive() -> Iterator[None]:
+    """Gateways notice soon that a client has left, and take no busy store for a lost one."""
+    defaults = StateStore.__init__.__kwdefaults__ or {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_NOTICE_SECONDS", 0.02)
+        patch.setattr(StateStore.__init__, "__kwdefaults__", {**defaults, "timeout_seconds": 10.0})
+        yield
+
+
+@pytest.fixture(scope="package")
+async def metered(
+    attentive: None, player: Upstream, witness: Witness, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Metered]:
+    """A gateway of all kinds. Counters and ledger must agree when all tests have had it.
+
+    Its `state` is a connection that the writer does not use.
+    """
+    settings = Settings.model_validate(settings_of(player.url))
+    folder = tmp_path_factory.mktemp("gateway")
+    async with metered_gateway(settings, folder, transport=witness) as running:
+        await counting(running)
+        state = StateStore(running.stores.state_url)
+        yield replace(running, state=state)
+        await state.aclose()
+        assert await running.differences() == []
+
+
+@pytest.fixture
+async def upstream(player: Upstream) -> AsyncIterator[Upstream]:
+    player.rest()
+    yield player
+    player.rest()
+
+
+@pytest.fixture
+def pace(upstream: Upstream, witness: Witness) -> Pace:
+    return Pace(upstream, witness)

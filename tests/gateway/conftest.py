@@ -1,0 +1,87 @@
+"""Servers that tests of the gateway share."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gateway.book import Book
+from tests.postgres import PostgresServer, find_programs
+
+TEMPLATE = "migrated"
+
+
+@dataclass
+class Clock:
+    """Tells Unix seconds, as the test likes."""
+
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def book(book_url: str, clock: Clock) -> AsyncIterator[Book]:
+    """An empty book, once of each kind, with a clock that stands still."""
+    opened = await Book.open(book_url, clock=clock)
+    yield opened
+    await opened.aclose()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server with the database `migrated`, which holds an empty book."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    # Not under pytest's directory, which the server's user may not enter.
+    with tempfile.TemporaryDirectory(prefix="dragoman-postgres-") as folder:
+        server = PostgresServer(programs, Path(folder))
+        server.create()
+        server.start()
+        try:
+            server.execute(f"CREATE DATABASE {TEMPLATE}")
+            asyncio.run(_make_book(server.url(TEMPLATE)))
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """The URL of an empty book."""
+    name = postgres.create_database(TEMPLATE)
+    yield postgres.url(name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def empty_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that holds an empty book."""
+    path = tmp_path_factory.mktemp("empty") / "book.sqlite3"
+    asyncio.run(_make_book(f"sqlite://{path}"))
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def book_url(request: pytest.FixtureRequest, tmp_path: Path, empty_file: Path) -> str:
+    """The URL of an empty book, once of each kind."""
+    if request.param == "sqlite":
+        shutil.copy(empty_file, tmp_path)
+        return f"sqlite://{tmp_path / empty_file.name}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+async def _make_book(url: str) -> None:
+    await (await Book.open(url)).aclose()
