@@ -7,23 +7,17 @@ import logging
 import time
 from asyncio import Future
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
-from types import TracebackType
 from typing import Any, Literal, Self
 
-import msgspec
-
-from adapters.base import Task
 from gateway.accounts import Account
+from gateway.admission import Admission, amounts_of, encode, record_of
 from gateway.allowances import refusal
 from gateway.amounts import Usage
 from gateway.errors import GatewayError
-from gateway.exchange import Answer, Body, Exchange, Frames, Route
-from gateway.ledger import Record, Status, month_of
+from gateway.exchange import Exchange, Route
 from gateway.outage import LocalQuotas
-from gateway.prices import Price
 from gateway.quotas import (
     HEARTBEAT_SECONDS,
     Amounts,
@@ -43,10 +37,7 @@ logger = logging.getLogger(__name__)
 Policy = Literal["local", "open", "closed"]
 AbandonPolicy = Literal["refund", "charge_input", "charge_all"]
 
-_GONE = "client_disconnected"
 _LAST_SETTLEMENTS_SECONDS = 5.0
-_NOTHING = Amounts()
-_encode = msgspec.json.Encoder().encode
 
 
 class Meter:
@@ -94,7 +85,7 @@ class Meter:
         reach and `on_state_outage` does not allow going on without it.
         """
         price, account = route.model.price, exchange.caller.account
-        amounts = _amounts(exchange.task, estimate, price)
+        amounts = amounts_of(exchange.task, estimate, price)
         if_abandoned, record = self._if_abandoned(exchange, route, estimate)
         admission = Admission(self, exchange, route, estimate=estimate, reserved=amounts)
         is_asked = self._store.is_available
@@ -163,7 +154,7 @@ class Meter:
             done.set_result(None)
 
     def _keep(self, settlement: Settlement, done: Future[None]) -> None:
-        kept = self._spool.put(_encode(settlement))
+        kept = self._spool.put(encode(settlement))
         kept.add_done_callback(partial(self._kept, settlement, done))
 
     def _kept(self, settlement: Settlement, done: Future[None], kept: Future[None]) -> None:
@@ -205,8 +196,8 @@ class Meter:
                 usage = Usage(input_tokens=estimate.input_tokens, estimated=True)
             case "charge_all":
                 usage = estimate
-        record = _record(exchange, route, usage, status="abandoned", finish=None)
-        return _amounts(exchange.task, usage, route.model.price), _encode(record)
+        record = record_of(exchange, route, usage, status="abandoned", finish=None)
+        return amounts_of(exchange.task, usage, route.model.price), encode(record)
 
     async def _beat(self) -> None:
         """Prolong the leases of what is still under way."""
@@ -236,169 +227,10 @@ class Unmetered:
 
     async def admit(self, exchange: Exchange, route: Route, estimate: Usage) -> Admission:
         """Return an admission."""
-        return Admission(self, exchange, route, estimate=estimate, reserved=_NOTHING)
+        return Admission(self, exchange, route, estimate=estimate, reserved=Amounts())
 
     def settle(self, settlement: Settlement, admission: Admission) -> Future[None]:
         """Settle nothing."""
         done: Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
-
-
-class Admission:
-    """One admitted exchange. Entered as a context, it is settled when the context is left in an
-    error; `deliver` settles it otherwise.
-    """
-
-    def __init__(
-        self,
-        meter: Meter | Unmetered,
-        exchange: Exchange,
-        route: Route,
-        *,
-        estimate: Usage,
-        reserved: Amounts,
-    ) -> None:
-        self.exchange = exchange
-        self.reserved = reserved
-        # Until the store tells its time.
-        self.at_ms = int(time.time() * 1000)
-        self.month = month_of(self.at_ms)
-        self.is_under_way = False
-        self._meter = meter
-        self._route = route
-        self._estimate = estimate
-        self._settled: Future[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            return
-        if isinstance(error, asyncio.CancelledError):
-            await self.settle("disconnected", _GONE)
-        else:
-            await self.settle("error", error.code if isinstance(error, GatewayError) else None)
-
-    async def deliver(self, answer: Answer) -> Body | MeteredFrames:
-        """Return the answer: a whole one settled, a stream to be settled with its last piece."""
-        if isinstance(answer, Body):
-            await self.settle("ok", self.exchange.finish)
-            return answer
-        self.exchange.first_token_ms = _since(self.exchange.began)
-        return MeteredFrames(answer, self)
-
-    async def settle(self, status: Status, finish: str | None) -> None:
-        """Settle, once, on what the exchange has used. Survives the caller's cancellation."""
-        if self._settled is None:
-            usage = self.exchange.usage
-            prompt = self._estimate.input_tokens
-            if status == "disconnected" and prompt and not usage.input_tokens:
-                # The upstream has read it, though nothing came back.
-                usage.input_tokens, usage.estimated = prompt, True
-            record = _record(self.exchange, self._route, usage, status=status, finish=finish)
-            used = _amounts(self.exchange.task, usage, self._route.model.price)
-            self._settled = self._begin(used, _encode(record).decode())
-        await asyncio.shield(self._settled)
-
-    def undo(self) -> None:
-        """Give back what the store may have reserved: the exchange was not admitted."""
-        self._settled = self._begin(_NOTHING, "")
-
-    def _begin(self, used: Amounts, record: str) -> Future[None]:
-        account = self.exchange.caller.account
-        settlement = Settlement(
-            request_id=self.exchange.id,
-            shard=account.shard,
-            keys=account.keys,
-            caps=account.packed,
-            at_ms=self.at_ms,
-            month=self.month,
-            reserved=self.reserved,
-            used=used,
-            record=record,
-        )
-        return self._meter.settle(settlement, self)
-
-
-class MeteredFrames:
-    """An answer in pieces that is settled before its last one leaves, or when it is closed."""
-
-    def __init__(self, inner: Frames, admission: Admission) -> None:
-        self.content_type = inner.content_type
-        self._inner = inner
-        self._admission = admission
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the piece at hand is the last. Then `settle` before it is sent."""
-        return self._inner.is_over
-
-    def frames(self) -> AsyncIterator[bytes]:
-        """Yield the pieces."""
-        return self._inner.frames()
-
-    async def settle(self) -> None:
-        """Settle on what was received."""
-        error, exchange = self._inner.error, self._admission.exchange
-        if error:
-            await self._admission.settle("error", error.code)
-        elif self.is_over:
-            await self._admission.settle("ok", exchange.finish)
-        else:
-            await self._admission.settle("disconnected", _GONE)
-
-    async def aclose(self) -> None:
-        """End what is still under way, and settle."""
-        try:
-            await self._inner.aclose()
-        finally:
-            await self.settle()
-
-
-def _amounts(task: Task, usage: Usage, price: Price) -> Amounts:
-    return Amounts(
-        tokens=usage.input_tokens + usage.output_tokens,
-        images=usage.images,
-        characters=usage.characters if task is Task.SPEECH else 0,
-        audio_ms=usage.audio_ms if task is Task.TRANSCRIPTION else 0,
-        nano_usd=price.nano_usd(usage),
-    )
-
-
-def _record(
-    exchange: Exchange, route: Route, usage: Usage, *, status: Status, finish: str | None
-) -> Record:
-    return Record(
-        request_id=exchange.id,
-        key_id=exchange.caller.id,
-        team=exchange.caller.team,
-        model=route.model.id,
-        target=route.target.model,
-        upstream=route.target.upstream.name,
-        task=exchange.task,
-        status=status,
-        finish=finish,
-        estimated=usage.estimated,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        images=usage.images,
-        characters=usage.characters,
-        audio_ms=usage.audio_ms,
-        nano_usd=route.model.price.nano_usd(usage),
-        total_ms=_since(exchange.began),
-        upstream_ms=int(exchange.upstream_ms),
-        first_token_ms=exchange.first_token_ms,
-        retries=exchange.retries,
-        client=exchange.client or None,
-    )
-
-
-def _since(began: float) -> int:
-    return int((time.perf_counter() - began) * 1000)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 from adapters.base import Task
 from adapters.errors import DialectError, UpstreamError
+from gateway.admission import MeteredFrames
 from gateway.catalog import Catalog
 from gateway.errors import BadRequest, from_dialect, from_upstream
 from gateway.exchange import Answer, Body, Exchange, Job, Route, TaskAnswer
-from gateway.metering import Meter, MeteredFrames, Unmetered
+from gateway.metering import Meter, Unmetered
 
 
 class Relay:

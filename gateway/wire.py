@@ -12,9 +12,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from gateway.admission import MeteredFrames
 from gateway.errors import BadRequest
 from gateway.exchange import Body
-from gateway.metering import MeteredFrames
 
 if TYPE_CHECKING:
     from litestar.types import Receive, Scope, Send
