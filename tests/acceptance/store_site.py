@@ -88,7 +88,7 @@ async def open_site(
             "models": [{**model, "targets": [{"upstream": "u"}]} for model in _MODELS],
         }
     )
-    async with SlowProxy(state_socket(data_dir)) as network:
+    async with SlowProxy(_state_socket(data_dir)) as network:
         url = None if is_direct else network.url
         async with metered_gateway(
             settings, data_dir, state_url=url, transport=transport
@@ -96,7 +96,7 @@ async def open_site(
             yield Site(metered, network, upstream)
 
 
-def state_socket(data_dir: Path) -> Path:
+def _state_socket(data_dir: Path) -> Path:
     """Return where the state store of a data directory listens."""
     url, _ = embedded.urls(data_dir)
     return Path(url.removeprefix("unix://"))

@@ -37,15 +37,17 @@ async def test_a_settlement_that_arrives_though_it_was_spooled_counts_once(site:
         await gate.wait()
         await answer(visit)
 
-    site.upstream.play(hold)
     async with site.metered.client(await site.metered.new_key(tokens_per_day=1000)) as client:
+        assert (await ask(client)).status_code == 200  # so that the store knows the script
+        await site.upstream.arrival()
+        site.upstream.play(hold)
         asking = asyncio.create_task(ask(client))
         await site.upstream.arrival()
         site.network.latency_seconds = 0.8
         gate.set()
         assert (await asking).status_code == 200
         await _arrive(site)
-    await site.settled(1)
+    await site.settled(2)
 
 
 async def _arrive(site: Site) -> None:
