@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -32,27 +33,31 @@ async def witness(anyio_backend: str) -> Witness:
     return Witness()
 
 
-@pytest.fixture(scope="package")
-def attentive() -> Iterator[None]:
-    """Gateways notice soon that a client has left, and take no busy store for a lost one."""
-    defaults = StateStore.__init__.__kwdefaults__ or {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wire, "_NOTICE_SECONDS", 0.02)
-        patch.setattr(StateStore.__init__, "__kwdefaults__", {**defaults, "timeout_seconds": 10.0})
-        yield
+@pytest.fixture(autouse=True)
+def attentive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway notices soon that a client has left."""
+    monkeypatch.setattr(wire, "_NOTICE_SECONDS", 0.02)
 
 
 @pytest.fixture(scope="package")
 async def metered(
-    attentive: None, player: Upstream, witness: Witness, tmp_path_factory: pytest.TempPathFactory
+    player: Upstream, witness: Witness, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Metered]:
     """A gateway of all kinds. Counters and ledger must agree when all tests have had it.
 
-    Its `state` is a connection that the writer does not use.
+    It takes no busy store for a lost one. Its `state` is a connection that the writer does not
+    use.
     """
     settings = Settings.model_validate(settings_of(player.url))
     folder = tmp_path_factory.mktemp("gateway")
-    async with metered_gateway(settings, folder, transport=witness) as running:
+    defaults = StateStore.__init__.__kwdefaults__ or {}
+    patient = {**defaults, "timeout_seconds": 10.0}
+    async with AsyncExitStack() as closing:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StateStore.__init__, "__kwdefaults__", patient)
+            running = await closing.enter_async_context(
+                metered_gateway(settings, folder, transport=witness)
+            )
         await counting(running)
         state = StateStore(running.stores.state_url)
         yield replace(running, state=state)
