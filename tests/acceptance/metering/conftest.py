@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -59,10 +60,17 @@ async def metered(
                 metered_gateway(settings, folder, transport=witness)
             )
         await counting(running)
+        await running.until(partial(_readiness, running), lambda status: status == 200)
         state = StateStore(running.stores.state_url)
         yield replace(running, state=state)
         await state.aclose()
         assert await running.differences() == []
+
+
+async def _readiness(metered: Metered) -> int:
+    """Return the status of `/ready`, which is 200 once the templates are loaded."""
+    async with metered.client("no key is needed") as client:
+        return (await client.get(metered.base_url.removesuffix("/v1") + "/ready")).status_code
 
 
 @pytest.fixture
