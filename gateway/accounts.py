@@ -8,7 +8,8 @@ touch them together on a cluster too. By shard `{qNN}` and scope (`key:<id>`, `t
     expiry:{qNN}          sorted set: request id, until when (ms)
     ledger:{qNN}          stream of records on their way to the book
     mark:{qNN}:<id>       a request that was settled, or abandoned, a while ago
-    use:{qNN}:<scope>     hash: what was used (`USE_FIELDS`)
+    use:{qNN}:<scope>     hash: what was used on day `d` and in month `m` (fields below), and the
+                          level of its requests' bucket `rl` at `rt` (µs), of its tokens' `tl`, `tt`
     open:{qNN}:<scope>    sorted set: the scope's live leases
 """
 
@@ -28,8 +29,6 @@ DAY_FIELDS = ("d1", "d2", "d3", "d4", "d5")
 """Used on day `d`: requests, tokens, images, spoken characters, transcribed milliseconds."""
 MONTH_FIELD = "m1"
 """Used in month `m`: nano-USD."""
-USE_FIELDS = ("d", *DAY_FIELDS, "m", MONTH_FIELD, "rl", "rt", "tl", "tt")
-"""And the level of the requests' and of the tokens' bucket, each with its time in µs."""
 
 _NONE = -1  # no limit
 _LEAST_BURST = 10  # or the rate itself, where that is less

@@ -11,13 +11,11 @@ from typing import Protocol, Self
 
 import msgspec
 
-from adapters.base import Task
-from gateway.amounts import Usage
+from gateway.amounts import Amounts, Usage
 from gateway.errors import GatewayError
 from gateway.exchange import Answer, Body, Exchange, Frames, Route
 from gateway.ledger import Record, Status, month_of
-from gateway.prices import Price
-from gateway.quotas import Amounts, Settlement
+from gateway.quotas import Settlement
 
 _GONE = "client_disconnected"
 
@@ -90,8 +88,7 @@ class Admission:
                 # The upstream has read it, though nothing came back.
                 usage.input_tokens, usage.estimated = prompt, True
             record = record_of(self.exchange, self._route, usage, status=status, finish=finish)
-            used = amounts_of(self.exchange.task, usage, self._route.model.price)
-            self._settled = self._begin(used, encode(record).decode())
+            self._settled = self._begin(record.amounts, encode(record).decode())
         await asyncio.shield(self._settled)
 
     def undo(self) -> None:
@@ -147,17 +144,6 @@ class MeteredFrames:
             await self._inner.aclose()
         finally:
             await self.settle()
-
-
-def amounts_of(task: Task, usage: Usage, price: Price) -> Amounts:
-    """Return what `usage` counts as on a task's limits."""
-    return Amounts(
-        tokens=usage.input_tokens + usage.output_tokens,
-        images=usage.images,
-        characters=usage.characters if task is Task.SPEECH else 0,
-        audio_ms=usage.audio_ms if task is Task.TRANSCRIPTION else 0,
-        nano_usd=price.nano_usd(usage),
-    )
 
 
 def record_of(

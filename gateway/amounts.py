@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(slots=True)
@@ -20,3 +21,13 @@ class Usage:
     characters: int = 0
     audio_ms: int = 0
     estimated: bool = False
+
+
+class Amounts(NamedTuple):
+    """What the limits count besides the request itself. `audio_ms` were transcribed."""
+
+    tokens: int = 0
+    images: int = 0
+    characters: int = 0
+    audio_ms: int = 0
+    nano_usd: int = 0

@@ -134,6 +134,13 @@ def key_options(command: F) -> F:
     return models(expires(limit_options(metadata_option(command))))
 
 
+def changes_given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that were given to be changed. Raises UsageError for none."""
+    if not (changes := fields_given(options)):
+        raise click.UsageError("Nothing to change: give one of the options.")
+    return changes
+
+
 def fields_given(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that were given by the options of a key or a team."""
     limits = {

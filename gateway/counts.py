@@ -24,14 +24,7 @@ class Counts(NamedTuple):
     @classmethod
     def of(cls, record: Record) -> Counts:
         """Return what one request adds, as the book adds it up."""
-        return cls(
-            requests=1,
-            tokens=record.input_tokens + record.output_tokens,
-            images=record.images,
-            characters=record.characters if record.task == "speech" else 0,
-            audio_ms=record.audio_ms if record.task == "transcription" else 0,
-            nano_usd=record.nano_usd,
-        )
+        return cls(1, *record.amounts)
 
     def plus(self, other: Counts) -> Counts:
         """Return the sums."""

@@ -19,7 +19,13 @@ from gateway.command_line import (
     print_json_list,
     print_table,
 )
-from gateway.command_options import DURATION, NAME, fields_given, key_options
+from gateway.command_options import (
+    DURATION,
+    NAME,
+    changes_given,
+    fields_given,
+    key_options,
+)
 
 _PAGE = 1000
 
@@ -101,9 +107,7 @@ def update(config: Path | None, data_dir: Path, key_id: str, as_json: bool, **op
 
     A limit is taken off with `none`, as in --rpm none. Metadata is replaced as a whole.
     """
-    changes = fields_given(options)
-    if not changes:
-        raise click.UsageError("Nothing to change: give one of the options.")
+    changes = changes_given(options)
     key = at_desk(config, data_dir, lambda desk: desk.administration.update_key(key_id, changes))
     _print_key(key, as_json=as_json)
 

@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from gateway.amounts import Amounts, Usage
+
 DAY_MS = 86_400_000
 _SEQUENCE_BITS = 20
 
@@ -42,6 +44,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     first_token_ms: int | None = None
     retries: int = 0
     client: str | None = None
+
+    @property
+    def amounts(self) -> Amounts:
+        """What it counts as on limits."""
+        return amounts_of(self, task=self.task, nano_usd=self.nano_usd)
+
+
+def amounts_of(used: Usage | Record, *, task: str, nano_usd: int) -> Amounts:
+    """Return what counts on limits: characters only if spoken, audio only if transcribed."""
+    return Amounts(
+        tokens=used.input_tokens + used.output_tokens,
+        images=used.images,
+        characters=used.characters if task == "speech" else 0,
+        audio_ms=used.audio_ms if task == "transcription" else 0,
+        nano_usd=nano_usd,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

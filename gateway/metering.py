@@ -12,15 +12,15 @@ from functools import partial
 from typing import Any, Literal, Self
 
 from gateway.accounts import Account
-from gateway.admission import Admission, amounts_of, encode, record_of
+from gateway.admission import Admission, encode, record_of
 from gateway.allowances import refusal
-from gateway.amounts import Usage
+from gateway.amounts import Amounts, Usage
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange, Route
+from gateway.ledger import amounts_of
 from gateway.outage import LocalQuotas
 from gateway.quotas import (
     HEARTBEAT_SECONDS,
-    Amounts,
     QuotaExceeded,
     Settlement,
     Snapshot,
@@ -85,7 +85,7 @@ class Meter:
         reach and `on_state_outage` does not allow going on without it.
         """
         price, account = route.model.price, exchange.caller.account
-        amounts = amounts_of(exchange.task, estimate, price)
+        amounts = amounts_of(estimate, task=exchange.task, nano_usd=price.nano_usd(estimate))
         if_abandoned, record = self._if_abandoned(exchange, route, estimate)
         admission = Admission(self, exchange, route, estimate=estimate, reserved=amounts)
         is_asked = self._store.is_available
@@ -197,7 +197,7 @@ class Meter:
             case "charge_all":
                 usage = estimate
         record = record_of(exchange, route, usage, status="abandoned", finish=None)
-        return amounts_of(exchange.task, usage, route.model.price), encode(record)
+        return record.amounts, encode(record)
 
     async def _beat(self) -> None:
         """Prolong the leases of what is still under way."""

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from math import ceil
 
 from gateway.accounts import DAY_FIELDS, Account, Caps
+from gateway.amounts import Amounts
 from gateway.ledger import day_of, month_of
-from gateway.quotas import Amounts, QuotaExceeded, Snapshot, Standing
+from gateway.quotas import QuotaExceeded, Snapshot, Standing
 
 _CAUTION = 0.5
 _REMEMBERED = 20_000  # scopes

@@ -7,25 +7,22 @@ die it ends as a record `abandoned` in the ledger.
 
 from __future__ import annotations
 
-from asyncio import Future, gather
+from asyncio import Future
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from gateway.accounts import (
-    DAY_FIELDS,
-    MONTH_FIELD,
-    USE_FIELDS,
     Account,
     Caps,
     mark_key,
     shard_keys,
 )
-from gateway.ledger import DAY_MS, day_of, first_day_of, month_of
+from gateway.amounts import Amounts
+from gateway.ledger import DAY_MS, day_of, first_day_of
 from gateway.store import Script, StateStore, StoreUnavailable
 
 LEASE_MS = 60_000
@@ -40,20 +37,12 @@ def script(name: str) -> Script:
     return Script("\n".join(part.read_text(encoding="utf-8") for part in parts))
 
 
-RESERVE, SETTLE, EXTEND, RECLAIM = map(script, ("reserve", "settle", "extend", "reclaim"))
+RESERVE, SETTLE, EXTEND, RECLAIM, LOOK = map(
+    script, ("reserve", "settle", "extend", "reclaim", "look")
+)
 _CAPS = Caps._fields
 _pack = msgspec.json.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(list[Any]).decode
-
-
-class Amounts(NamedTuple):
-    """What is counted besides the request itself. `audio_ms` were transcribed."""
-
-    tokens: int = 0
-    images: int = 0
-    characters: int = 0
-    audio_ms: int = 0
-    nano_usd: int = 0
 
 
 class Standing(NamedTuple):
@@ -125,15 +114,8 @@ async def reserve(
         "charged": charged_if_abandoned,
         "record": abandoned_record.decode(),
     }
-    reply = _unpack(
-        await store.run(
-            RESERVE,
-            account.keys,
-            (request_id, lease_ms, account.packed, _pack(lease), *amounts),
-        )
-    )
-    if reply[0] == "unready":
-        raise StoreUnavailable("the state store's counters are being rebuilt")
+    arguments = (request_id, lease_ms, account.packed, _pack(lease), *amounts)
+    reply = _told(await store.run(RESERVE, account.keys, arguments))
     granted, now_ms, month, scope, cap, wait_ms, *standings = reply
     snapshot = Snapshot(now_ms, month, tuple(Standing(*standing) for standing in standings))
     if granted:
@@ -178,33 +160,17 @@ async def look(store: StateStore, account: Account) -> tuple[Snapshot, tuple[int
 
     Takes nothing. Raises StoreError.
     """
-    answers = [store.call("TIME")]
-    scoped = account.keys[len(shard_keys(account.shard)) :]
-    for use, leases in zip(scoped[::2], scoped[1::2], strict=True):
-        answers += [store.call("HMGET", use, *USE_FIELDS), store.call("ZCARD", leases)]
-    (seconds, micros), *told = await gather(*answers)
-    now_us = int(seconds) * 1_000_000 + int(micros)
-    month = month_of(now_us // 1000)
-    standings = (
-        _standing(dict(zip(USE_FIELDS, fields, strict=True)), caps, now_us, month)
-        for fields, caps in zip(told[::2], account.caps, strict=True)
-    )
-    return Snapshot(now_us // 1000, month, tuple(standings)), tuple(told[1::2])
+    now_ms, month, *scopes = _told(await store.run(LOOK, account.keys, (account.packed,)))
+    standings = tuple(Standing(*scope[:-1]) for scope in scopes)
+    return Snapshot(now_ms, month, standings), tuple(scope[-1] for scope in scopes)
 
 
-def _standing(use: dict[str, bytes | None], caps: Caps, now_us: int, month: int) -> Standing:
-    """Return a scope's standing from its counters; those of another day or month are void."""
-
-    def level(filled: str, at: str, per_minute: int) -> int:
-        leaked = (now_us - int(use[at] or 0)) * max(0, per_minute) / 60_000_000
-        return max(0, ceil(float(use[filled] or 0) - leaked))
-
-    today = int(use["d"] or 0) == day_of(now_us // 1000)
-    this_month = int(use["m"] or 0) == month
-    days = [int(use[name] or 0) if today else 0 for name in DAY_FIELDS]
-    money = int(use[MONTH_FIELD] or 0) if this_month else 0
-    buckets = [level("rl", "rt", caps.rpm), level("tl", "tt", caps.tpm)]
-    return Standing._make([*buckets, *days, money])
+def _told(reply: bytes) -> list[Any]:
+    """Return what a script says. Raises StoreUnavailable while it cannot know."""
+    told = _unpack(reply)
+    if told[0] == "unready":
+        raise StoreUnavailable("the state store's counters are being rebuilt")
+    return told
 
 
 async def replay(store: StateStore, settlement: Settlement) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Set
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from gateway import quotas, spool
+from gateway.book import Book
 from gateway.quotas import Settlement
 from gateway.store import StateStore, StoreRefused, StoreUnavailable
 
@@ -23,42 +25,55 @@ _Outcome = Literal["settled", "bad", "later"]
 _parse = msgspec.json.Decoder(Settlement).decode
 
 
-async def replay(state: StateStore, folder: Path) -> None:
+async def replay(state: StateStore, book: Book, folder: Path) -> None:
     """Settle what is in the spool, oldest file first.
 
-    A line leaves its file once it was answered, so that it is sent again only where the process
-    was killed in between, and then the store knows it. One that cannot be settled goes into a
-    file beside. Raises StoreUnavailable if the store stops taking them, and OSError.
+    A line leaves its file once it was answered. It may have been settled before, when its answer
+    was lost or the process was killed: the store remembers that for minutes, the book for good,
+    and what the book has is not sent. A line that cannot be settled goes into a file beside.
+    Raises StoreUnavailable if the store stops taking them, BookUnavailable and OSError.
     """
     files = spool.read(folder)
     while file := await asyncio.to_thread(next, files, None):
-        outcomes = await _settle(state, file.lines)
+        outcomes = await _settle(state, book, file.lines)
         await asyncio.to_thread(_tidy, file, outcomes)
         if "later" in outcomes:
             raise StoreUnavailable("the state store takes no settlements from the spool")
 
 
-async def _settle(state: StateStore, lines: tuple[bytes, ...]) -> list[_Outcome]:
+async def _settle(state: StateStore, book: Book, lines: tuple[bytes, ...]) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     for start in range(0, len(lines), _AT_ONCE):
-        some = lines[start : start + _AT_ONCE]
+        some = [_parsed(line) for line in lines[start : start + _AT_ONCE]]
         if "later" in outcomes:
             outcomes += ["later"] * len(some)
-        else:
-            outcomes += await asyncio.gather(*(_settle_line(state, line) for line in some))
+            continue
+        settled = await book.settled_requests([one.request_id for one in some if one])
+        outcomes += await asyncio.gather(*(_settle_one(state, one, settled) for one in some))
     return outcomes
 
 
-async def _settle_line(state: StateStore, line: bytes) -> _Outcome:
-    try:
-        await quotas.replay(state, _parse(line))
-    except msgspec.DecodeError:
+async def _settle_one(
+    state: StateStore, settlement: Settlement | None, settled: Set[str]
+) -> _Outcome:
+    if settlement is None:
         return "bad"
+    if settlement.request_id in settled:
+        return "settled"
+    try:
+        await quotas.replay(state, settlement)
     except StoreRefused as error:
         return "bad" if error.code in _FAULTS else "later"
     except StoreUnavailable:
         return "later"
     return "settled"
+
+
+def _parsed(line: bytes) -> Settlement | None:
+    try:
+        return _parse(line)
+    except msgspec.DecodeError:
+        return None
 
 
 def _tidy(file: spool.File, outcomes: list[_Outcome]) -> None:

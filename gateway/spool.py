@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "spool"  # in the data directory
 FOLDER = "spool"
 """Its name in the data directory."""
 MOST_WAITING_BYTES = 16 * 1024 * 1024

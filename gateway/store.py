@@ -92,7 +92,7 @@ class StateStore:
 
         It raises too while calls are not sent, though the server may have recovered by now.
         """
-        await self._ping()
+        await self._ping(self._timeout_seconds)
         if self._breaker.is_open:
             raise StoreUnavailable(self._reason)
 
@@ -101,10 +101,10 @@ class StateStore:
         await self._breaker.aclose()
         await self._link.aclose()
 
-    async def _ping(self) -> None:
+    async def _ping(self, seconds: float) -> None:
         link = Link(self._address, timeout_seconds=self._timeout_seconds)
         try:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with asyncio.timeout(seconds):
                 await link.send((b"PING",))
         except TimeoutError:
             raise StoreUnavailable("no answer in time") from None
@@ -113,7 +113,8 @@ class StateStore:
 
     async def _answers(self) -> bool:
         try:
-            await self._ping()
+            # As long as a first call may take: connecting and answering have a timeout each.
+            await self._ping(2 * self._timeout_seconds)
         except StoreError:
             return False
         return True

@@ -19,7 +19,13 @@ from gateway.command_line import (
     print_json_list,
     print_table,
 )
-from gateway.command_options import NAME, fields_given, limit_options, metadata_option
+from gateway.command_options import (
+    NAME,
+    changes_given,
+    fields_given,
+    limit_options,
+    metadata_option,
+)
 
 _name_argument = click.argument("name", metavar="NAME", type=NAME)
 
@@ -83,9 +89,7 @@ def update(config: Path | None, data_dir: Path, name: str, as_json: bool, **opti
 
     A limit is taken off with `none`, as in --rpm none. Metadata is replaced as a whole.
     """
-    changes = fields_given(options)
-    if not changes:
-        raise click.UsageError("Nothing to change: give one of the options.")
+    changes = changes_given(options)
     team = at_desk(config, data_dir, lambda desk: desk.administration.update_team(name, changes))
     _print_team(team, as_json=as_json)
 

@@ -44,6 +44,7 @@ def _by(text: str) -> tuple[str, ...]:
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--reconcile", is_flag=True, help="Prove that the ledger and the counters agree.")
+@click.option("--rebuild", is_flag=True, help="Count the counters anew from the ledger.")
 @common
 def usage(
     config: Path | None,
@@ -51,24 +52,29 @@ def usage(
     form: str | None,
     as_json: bool,
     reconcile: bool,
+    rebuild: bool,
     **asked: Any,
 ) -> int:
     """Report what was used, from the ledger: a record for every request, or sums.
 
     With --reconcile, compare the counters of today and of this month with the ledger instead, for
-    all keys and teams, and exit 1 if they differ.
+    all keys and teams, and exit 1 if they differ. With --rebuild, count them anew from the ledger
+    before; requests under way keep what they hold.
     """
     if as_json and form not in (None, "json"):
         raise click.UsageError(f"--json and --format {form} exclude each other.")
     form = "json" if as_json else form or "table"
-    if not reconcile:
+    if not (reconcile or rebuild):
         at_desk(config, data_dir, lambda desk: _report(desk, form, **asked))
         return 0
     if given := [f"--{name}" for name, value in asked.items() if value]:
-        raise click.UsageError(f"--reconcile compares everything: leave out {', '.join(given)}.")
+        flag = "--rebuild" if rebuild else "--reconcile"
+        raise click.UsageError(f"{flag} is about everything: leave out {', '.join(given)}.")
     if form == "csv":
         raise click.UsageError("--reconcile prints lines or JSON: leave out --format csv.")
-    return at_desk(config, data_dir, lambda desk: _reconcile(desk, as_json=form == "json"))
+    return at_desk(
+        config, data_dir, lambda desk: _reconcile(desk, rebuilds=rebuild, as_json=form == "json")
+    )
 
 
 async def _report(desk: Desk, form: str, *, model: str | None, **asked: Any) -> None:
@@ -97,9 +103,11 @@ async def _print_report(report: Report) -> None:
     await print_table(heads, pages(), numbers=_IN_TABLE)
 
 
-async def _reconcile(desk: Desk, *, as_json: bool) -> int:
-    from gateway.reconcile import reconcile
+async def _reconcile(desk: Desk, *, rebuilds: bool, as_json: bool) -> int:
+    from gateway.reconcile import rebuild, reconcile
 
+    if rebuilds:
+        await rebuild(desk.settings, desk.data_dir, desk.book)
     differences = await reconcile(desk.settings, desk.data_dir, desk.book)
     if as_json:
         print_json(differences)

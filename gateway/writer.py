@@ -124,7 +124,7 @@ class Writer:
 
     async def _replay(self) -> float:
         if self._state.is_available:
-            await replay(self._state, self._spool)
+            await replay(self._state, self._book, self._spool)
         return _REPLAY_SECONDS
 
 

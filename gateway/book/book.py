@@ -193,9 +193,9 @@ class Book:
         """
         await self._run(lambda: self._session.run(lambda db: ledger.add(db, entries)))
 
-    async def known_requests(self, ids: Collection[str]) -> set[str]:
-        """Return which of the requests are in the ledger."""
-        return await self._read(lambda db: ledger.known(db, list(ids)))
+    async def settled_requests(self, ids: Collection[str]) -> set[str]:
+        """Return which of the requests the ledger has, not as `abandoned`."""
+        return await self._read(lambda db: ledger.settled(db, list(ids)))
 
     def usage_rows(self, which: UsageFilter) -> AsyncGenerator[list[Row], None]:
         """Yield the ledger's rows by time, some at a time."""

@@ -15,7 +15,7 @@ from gateway.book.errors import BadEntries
 from gateway.book.schema import ledger
 from gateway.ledger import Entry, day_of
 
-_KNOWN_AT_ONCE = 500  # SQLite takes 999 parameters at least
+_SETTLED_AT_ONCE = 500  # SQLite takes 999 parameters at least
 
 
 def add(db: Connection, entries: Sequence[Entry]) -> None:
@@ -34,12 +34,13 @@ def add(db: Connection, entries: Sequence[Entry]) -> None:
         raise BadEntries(bad, reason_of(error)) from error
 
 
-def known(db: Connection, request_ids: Sequence[str]) -> set[str]:
-    """Return which of the requests have a row."""
+def settled(db: Connection, request_ids: Sequence[str]) -> set[str]:
+    """Return which of the requests have a row that is not `abandoned`."""
     found: set[str] = set()
-    for start in range(0, len(request_ids), _KNOWN_AT_ONCE):
-        some = request_ids[start : start + _KNOWN_AT_ONCE]
-        found.update(db.scalars(select(ledger.c.request_id).where(ledger.c.request_id.in_(some))))
+    for start in range(0, len(request_ids), _SETTLED_AT_ONCE):
+        asked = ledger.c.request_id.in_(request_ids[start : start + _SETTLED_AT_ONCE])
+        rows = select(ledger.c.request_id).where(asked, ledger.c.status != "abandoned")
+        found.update(db.scalars(rows))
     return found
 
 

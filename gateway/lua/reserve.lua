@@ -10,19 +10,6 @@ local caps = cmsgpack.unpack(ARGV[3])
 local amounts = {}
 for i = 1, 5 do amounts[i] = tonumber(ARGV[i + 4]) end
 
-local function month_of(day)
-  -- Days since 1970 to year * 12 + month - 1, in the proleptic Gregorian calendar.
-  local z = day + 719468
-  local era = math.floor(z / 146097)
-  local doe = z - era * 146097
-  local yoe = math.floor(
-    (doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
-  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
-  local mp = math.floor((5 * doy + 2) / 153)
-  -- March is 0 here, so January and February belong to the year that comes.
-  return (yoe + era * 400) * 12 + mp + 2
-end
-
 -- A request that has its mark was settled: its gateway gave this reservation up as lost.
 if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('EXISTS', 'mark:' .. TAG .. ':' .. id) == 1 then
   return cmsgpack.pack({'unready'})
@@ -53,12 +40,7 @@ local function fill(scope, cap, filled, amount, per_minute, burst)
 end
 
 for i, cap in ipairs(caps) do
-  local v = redis.call('HMGET', KEYS[2 * i + 3], 'd', 'd1', 'd2', 'd3', 'd4', 'd5', 'm', 'm1',
-    'rl', 'rt', 'tl', 'tt')
-  local today, this_month = tonumber(v[1]) == day, tonumber(v[7]) == month
-  local state = {level(v[9], v[10], math.max(cap[2], 0)), level(v[11], v[12], math.max(cap[4], 0))}
-  for j = 1, 5 do state[j + 2] = today and tonumber(v[j + 1]) or 0 end
-  state[8] = this_month and tonumber(v[8]) or 0
+  local state = standing(KEYS[2 * i + 3], cap, day, month)
   states[i] = state
   if not again then
     if cap[1] >= 0 and redis.call('ZCOUNT', KEYS[2 * i + 4], '(' .. now, '+inf') >= cap[1] then
@@ -95,6 +77,6 @@ end
 
 local reply = {refusal[1] == 0, now, month, refusal[1], refusal[2], refusal[3]}
 for i, state in ipairs(states) do
-  reply[i + 6] = {math.ceil(state[1]), math.ceil(state[2]), unpack(state, 3, 8)}
+  reply[i + 6] = rounded(state)
 end
 return cmsgpack.pack(reply)

@@ -21,6 +21,35 @@ local function level(stored, at_us, per_minute)
   return left > 0 and left or 0
 end
 
+local function month_of(day)
+  -- Days since 1970 to year * 12 + month - 1, in the proleptic Gregorian calendar.
+  local z = day + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor(
+    (doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  -- March is 0 here, so January and February belong to the year that comes.
+  return (yoe + era * 400) * 12 + mp + 2
+end
+
+local function standing(use, cap, day, month)
+  -- What a scope has used: its buckets' levels now, its day, its month.
+  local v = redis.call('HMGET', use, 'd', 'd1', 'd2', 'd3', 'd4', 'd5', 'm', 'm1',
+    'rl', 'rt', 'tl', 'tt')
+  local today, this_month = tonumber(v[1]) == day, tonumber(v[7]) == month
+  local state = {level(v[9], v[10], math.max(cap[2], 0)), level(v[11], v[12], math.max(cap[4], 0))}
+  for j = 1, 5 do state[j + 2] = today and tonumber(v[j + 1]) or 0 end
+  state[8] = this_month and tonumber(v[8]) or 0
+  return state
+end
+
+local function rounded(state)
+  -- A standing as it is told: in whole numbers.
+  return {math.ceil(state[1]), math.ceil(state[2]), unpack(state, 3, 8)}
+end
+
 local function add(scope, day, month, requests, amounts, tpm)
   -- Add to what a scope used on `day` and in `month`, if its counters are still of then.
   local key = 'use:' .. TAG .. ':' .. scope

@@ -23,7 +23,7 @@ from tests.bench.upstream import Upstream
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KILLS, CLIENTS, WORKERS = 5, 12, 2
-PAUSE_SECONDS = 0.7
+ANSWERS = 40  # that come between two kills
 PATIENCE_SECONDS = 30
 COMMAND = "from gateway.cli import main; main()"
 CONFIG = """
@@ -47,6 +47,7 @@ class Gateway:
         self.data_dir = folder / "data"
         self.port = port
         self.key = ""
+        self.is_up = asyncio.Event()
         self._config = folder / "dragoman.toml"
         self._config.write_text(CONFIG.format(port=upstream_port, workers=WORKERS))
 
@@ -65,6 +66,7 @@ class Gateway:
                 if word and parse(word[0]):
                     self.key = word[0]
                 if self.key and (b"admin key" in line or b"  data " in line):
+                    self.is_up.set()
                     return
         raise AssertionError("the gateway ended")
 
@@ -83,6 +85,7 @@ class Gateway:
     async def kill(self, part: str) -> None:
         """Kill -9 a worker, the state store, or the parent, which is begun anew."""
         if part == "parent":
+            self.is_up.clear()
             self.process.kill()
             await self.process.wait()
             await self.start()
@@ -113,9 +116,30 @@ def free_port() -> int:
         return port
 
 
-async def ask(gateway: Gateway, acknowledged: list[str], chance: random.Random) -> None:
-    """Send requests until cancelled; keep the ids of those whose answers came whole."""
+class Acknowledged(list[str]):
+    """The ids of requests whose answers came whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._news = asyncio.Event()
+
+    def add(self, request_id: str) -> None:
+        self.append(request_id)
+        self._news.set()
+
+    async def more(self, count: int) -> None:
+        """Wait until `count` more have come."""
+        wanted = len(self) + count
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while len(self) < wanted:
+                self._news.clear()
+                await self._news.wait()
+
+
+async def ask(gateway: Gateway, acknowledged: Acknowledged, chance: random.Random) -> None:
+    """Send requests until cancelled."""
     while True:
+        await gateway.is_up.wait()
         stream = chance.random() < 0.5
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
         body |= {"stream": stream, "stream_options": {"include_usage": True}} if stream else {}
@@ -129,9 +153,9 @@ async def ask(gateway: Gateway, acknowledged: list[str], chance: random.Random) 
                     )
                     whole = answer.text.endswith("data: [DONE]\n\n") if stream else answer.text
                     if answer.status_code == 200 and whole:
-                        acknowledged.append(answer.headers["x-request-id"])
+                        acknowledged.add(answer.headers["x-request-id"])
         except httpx.HTTPError:
-            await asyncio.sleep(0.05)
+            pass  # what was not acknowledged may be in the book or not
 
 
 async def test_every_acknowledged_request_is_in_the_book_once(tmp_path: Path) -> None:
@@ -139,7 +163,7 @@ async def test_every_acknowledged_request_is_in_the_book_once(tmp_path: Path) ->
     await upstream.start()
     gateway = Gateway(tmp_path, upstream.port, free_port())
     await gateway.start()
-    acknowledged: list[str] = []
+    acknowledged = Acknowledged()
     clients = [
         asyncio.create_task(ask(gateway, acknowledged, random.Random(number)))
         for number in range(CLIENTS)
@@ -147,9 +171,9 @@ async def test_every_acknowledged_request_is_in_the_book_once(tmp_path: Path) ->
     try:
         for _ in range(KILLS):
             for part in ("gateway.worker", "state.sock", "parent"):
-                await asyncio.sleep(PAUSE_SECONDS)
+                await acknowledged.more(ANSWERS)
                 await gateway.kill(part)
-        await asyncio.sleep(PAUSE_SECONDS)
+        await acknowledged.more(ANSWERS)
     finally:
         for client in clients:
             client.cancel()

@@ -776,7 +776,7 @@ async def test_neither_memory_nor_sockets_leak(transport: Transport, requests: i
         assert resident_bytes() - before < 4_000_000
         await transport.aclose()
     async with asyncio.timeout(5):
-        while open_sockets() > sockets:  # noqa: ASYNC110
+        while open_sockets() > sockets:  # noqa: ASYNC110 (the kernel tells nobody)
             await asyncio.sleep(0)
 
 

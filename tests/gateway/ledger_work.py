@@ -13,11 +13,12 @@ import msgspec
 
 from gateway import embedded
 from gateway.accounts import DAY_FIELDS, MONTH_FIELD, SHARDS, Account, shard_keys, use_key
+from gateway.amounts import Amounts
 from gateway.book import Book, UsageFilter
 from gateway.edge import uuid7
 from gateway.ledger import Record
 from gateway.ledger_stream import dead_key, stream_key
-from gateway.quotas import Amounts, Settlement, check_settled, reserve, settle
+from gateway.quotas import Settlement, check_settled, reserve, settle
 from gateway.store import StateStore
 
 ALICE = Account.of(key_id="alice", team="red")

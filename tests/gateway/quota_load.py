@@ -1,6 +1,6 @@
 """One process of callers that reserve and settle at random, for tests of the counters.
 
-Prints the number of requests that were admitted, when its time is over.
+Prints a word when its first request is admitted, and how many were when its time is over.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from decimal import Decimal
 import msgspec
 
 from gateway.accounts import Account
+from gateway.amounts import Amounts
 from gateway.edge import uuid7
 from gateway.ledger import Record
 from gateway.limits import Limits
-from gateway.quotas import Amounts, QuotaExceeded, Settlement, check_settled, reserve, settle
+from gateway.quotas import QuotaExceeded, Settlement, check_settled, reserve, settle
 from gateway.store import StateStore
 
 KEYS, TEAM, TASKS, LEASE_MS = ("a", "b", "c"), "race", 50, 1500
@@ -92,7 +93,9 @@ def _part(amounts: Amounts, fraction: float) -> Amounts:
     return Amounts(*(int(amount * fraction) for amount in amounts))
 
 
-async def request(store: StateStore, account: Account, chance: random.Random) -> bool:
+async def request(
+    store: StateStore, account: Account, chance: random.Random, admitted: asyncio.Event
+) -> bool:
     """Reserve, work a while, settle, perhaps twice. Tell whether it was admitted."""
     request_id, tokens = uuid7(), chance.randint(1, 900)
     wanted = Amounts(
@@ -116,6 +119,9 @@ async def request(store: StateStore, account: Account, chance: random.Random) ->
     except QuotaExceeded:
         await asyncio.sleep(chance.random() * 0.02)
         return False
+    if not admitted.is_set():
+        print("admitted", flush=True)
+        admitted.set()
     await asyncio.sleep(chance.random() * 0.05)
     used = _part(wanted, chance.random())
     settlement = Settlement(
@@ -140,11 +146,12 @@ async def main(url: str, seconds: float, seed: int) -> int:
     store = StateStore(url, timeout_seconds=5)
     loop = asyncio.get_running_loop()
     until, chance, found = loop.time() + seconds, random.Random(seed), accounts()
+    first = asyncio.Event()
 
     async def caller() -> int:
         admitted = 0
         while loop.time() < until:
-            admitted += await request(store, chance.choice(found), chance)
+            admitted += await request(store, chance.choice(found), chance, first)
         return admitted
 
     try:

@@ -172,13 +172,14 @@ async def test_what_postgres_alone_refuses_is_named_too(postgres_url: str) -> No
     await book.aclose()
 
 
-async def test_known_requests_are_those_with_a_row(book: Book) -> None:
+async def test_settled_requests_are_those_with_a_row_that_is_not_abandoned(book: Book) -> None:
     await book.add_entries([entry(f"r{number}") for number in range(700)])
+    await book.add_entries([entry("left", status="abandoned")])
 
-    known = await book.known_requests([f"r{number}" for number in range(100, 1200)])
+    settled = await book.settled_requests(["left", *(f"r{number}" for number in range(100, 1200))])
 
-    assert known == {f"r{number}" for number in range(100, 700)}
-    assert await book.known_requests([]) == set()
+    assert settled == {f"r{number}" for number in range(100, 700)}
+    assert await book.settled_requests([]) == set()
 
 
 async def test_rows_come_by_time_and_then_by_request(book: Book) -> None:

@@ -141,3 +141,19 @@ def test_each_difference_is_a_line_and_exit_1(tmp_path: Path, reconciled: list[D
         "counter": 3,
         "ledger": 2,
     }
+
+
+def test_counters_are_rebuilt_before_they_are_compared(
+    tmp_path: Path, reconciled: list[Difference], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconciled.append(Difference("key:a", "d1", 3, 2))
+
+    async def rebuild(settings: Settings, data_dir: Path, book: object) -> None:
+        reconciled.clear()
+
+    monkeypatch.setattr("gateway.reconcile.rebuild", rebuild)
+    assert "agree" in run("usage", "--rebuild", "--data-dir", tmp_path).stdout
+
+
+def test_rebuilding_is_about_everything(tmp_path: Path) -> None:
+    check_refusal(run("usage", "--rebuild", "--by", "key", "--data-dir", tmp_path), "--by")

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from gateway import outage
 from gateway.accounts import Account
+from gateway.amounts import Amounts
 from gateway.ledger import DAY_MS, month_of
 from gateway.limits import NANO_USD, Limits
 from gateway.outage import LocalQuotas
-from gateway.quotas import Amounts, QuotaExceeded, Snapshot, Standing
+from gateway.quotas import QuotaExceeded, Snapshot, Standing
 
 NOON_MS = 20_413 * DAY_MS + DAY_MS // 2  # 2025-11-21
 TO_NEXT_MONTH_SECONDS = 10 * 86_400

@@ -7,7 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway.quotas import Settlement, check_settled, settle
+from gateway.accounts import mark_key, shard_keys
+from gateway.drain import Drain
+from gateway.quotas import RECLAIM, Settlement, check_settled, settle
 from gateway.replay import replay
 from gateway.spool import Spool
 from gateway.store import StoreUnavailable
@@ -27,6 +29,7 @@ VICTIM = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from gateway import quotas
+from gateway.book import Book
 from gateway.replay import replay
 from gateway.store import StateStore
 
@@ -40,7 +43,8 @@ async def settle_and_die(state, settlement):
 
 async def main(url, folder):
     quotas.replay = settle_and_die
-    await replay(StateStore(url, timeout_seconds=5), folder)
+    book = await Book.open(folder.parent)
+    await replay(StateStore(url, timeout_seconds=5), book, folder)
 
 asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
 """
@@ -89,6 +93,35 @@ async def test_settlement_that_the_store_took_before_counts_once(stores: Stores)
     assert await stores.counters(ALICE.shard, "key:alice") == [1, 200, 3, 0, 0, 1_000]
 
 
+async def test_settlement_that_only_the_book_remembers_counts_once(stores: Stores) -> None:
+    await stores.make_ready()
+    settlement = await begin(stores, ALICE)
+    check_settled(await settle(stores.state, settlement))
+    await Drain(stores.state, stores.book).move_all()
+    await stores.state.call("DEL", mark_key(ALICE.shard, settlement.request_id))
+    await spool(stores, line_of(settlement))
+
+    await replay(stores.state, stores.book, stores.spool)
+
+    assert is_empty(stores)
+    assert await stores.counters(ALICE.shard, "key:alice") == [1, 200, 3, 0, 0, 1_000]
+
+
+async def test_settlement_of_what_was_abandoned_is_replayed(stores: Stores) -> None:
+    await stores.make_ready()
+    settlement = await begin(stores, ALICE, lease_ms=0)
+    await stores.state.run(RECLAIM, shard_keys(ALICE.shard), ())
+    await Drain(stores.state, stores.book).move_all()
+    await spool(stores, line_of(settlement))
+
+    await replay(stores.state, stores.book, stores.spool)
+    await Drain(stores.state, stores.book).move_all()
+
+    [row] = await stores.rows()
+    assert row["status"] == "ok"
+    assert await stores.counters(ALICE.shard, "key:alice") == [1, 200, 3, 0, 0, 1_000]
+
+
 async def test_spool_waits_while_the_counters_are_unknown(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,7 +130,7 @@ async def test_spool_waits_while_the_counters_are_unknown(
     await stores.state.call("DEL", f"ready:{{q{BOB.shard:02}}}")
     await spool(stores, line_of(settlement))
     with pytest.raises(StoreUnavailable):
-        await replay(stores.state, stores.spool)
+        await replay(stores.state, stores.book, stores.spool)
     assert not is_empty(stores)
 
     async with Writer(stores.state, stores.book, stores.spool):
@@ -151,10 +184,10 @@ async def test_replay_keeps_what_a_full_store_refuses(stores: Stores) -> None:
     await stores.state.call("CONFIG", "SET", "maxmemory", 1)
 
     with pytest.raises(StoreUnavailable):
-        await replay(stores.state, stores.spool)
+        await replay(stores.state, stores.book, stores.spool)
     assert not is_empty(stores)
     await stores.state.call("CONFIG", "SET", "maxmemory", 0)
-    await replay(stores.state, stores.spool)
+    await replay(stores.state, stores.book, stores.spool)
 
     assert is_empty(stores)
     assert await stores.counters(BOB.shard, "key:bob") == [3, 600, 9, 0, 0, 3_000]

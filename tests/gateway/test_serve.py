@@ -146,7 +146,7 @@ async def refused(data_dir: Path, *options: str | Path) -> str:
 async def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for what the kernel knows and tells nobody about."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():  # noqa: ASYNC110
+        while not condition():  # noqa: ASYNC110 (see above)
             await asyncio.sleep(POLL_SECONDS)
 
 

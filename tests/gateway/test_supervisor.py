@@ -270,7 +270,7 @@ async def test_successor_that_cannot_be_started_is_tried_again(
     program.unlink()
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(5):
-        while not any("cannot be started" in message for message in caplog.messages):  # noqa: ASYNC110
+        while not any("cannot be started" in message for message in caplog.messages):  # noqa: ASYNC110 (a log)
             await asyncio.sleep(0.001)
     program.symlink_to(sys.executable)
 
