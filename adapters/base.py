@@ -55,6 +55,7 @@ class Request:
     upstream's name of the model, `media` the sound to be transcribed. `parameter_names`: OpenAI's
     parameter → the model's own, where it has one and the native API leaves the name to the model.
 
+    `use_cache`: False if the client wants no answer that the upstream has given before.
     `images` are data URLs, in the order of a chat's image parts; in its prompt each is to stand
     where `image_mark` does.
     """
@@ -70,6 +71,7 @@ class Request:
     images: tuple[str, ...] = ()
     image_mark: str = ""
     parameter_names: Mapping[str, str] = field(default_factory=dict)
+    use_cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,11 +82,13 @@ class Admission:
     async def settle(self, status: Status, finish: str | None) -> None:
         """Settle, once, on what the exchange has used. Survives the caller's cancellation."""
         if self._settled is None:
-            usage = self.exchange.usage
+            usage, found = self.exchange.usage, self.exchange.found
             prompt = self._estimate.input_tokens
             if status == "disconnected" and prompt and not usage.input_tokens:
                 # The upstream has read it, though nothing came back.
                 usage.input_tokens, usage.estimated = prompt, True
+            elif found:
+                usage = found.charged(usage)
             record = record_of(self.exchange, self._route, usage, status=status, finish=finish)
             self._settled = self._begin(record.amounts, encode(record).decode())
         await asyncio.shield(self._settled)
@@ -160,6 +162,7 @@ def record_of(
         task=exchange.task,
         status=status,
         finish=finish,
+        cached=exchange.found is not None and exchange.found.is_free,
         estimated=usage.estimated,
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,

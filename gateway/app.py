@@ -18,6 +18,9 @@ from adapters.base import Task
 from adapters.transport import Transport
 from gateway import __version__
 from gateway.book import Book, BookUnavailable
+from gateway.cache.cache import Cache, NoCache
+from gateway.cache.files import FOLDER as ANSWERS
+from gateway.cache.files import AnswerFiles
 from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.doorman import require_admin
@@ -65,13 +68,15 @@ def create_app(
 
     `transport` reaches the upstreams; it and `stores` are closed at the end. `data_dir` keeps
     images that are asked for by address, and settlements that the state store does not take.
-    Without it such images are refused; without it or without stores nothing is metered.
+    Without it such images are refused; without it or without stores nothing is metered. Without
+    stores nothing is cached, without `data_dir` nothing large.
 
     Raises ConfigError when a credential that the settings name is not there.
     """
     transport = transport or Transport()
     keyring = Keyring(book, pepper)
     meter = _meter(settings, stores, data_dir)
+    cache = _cache(settings, stores, data_dir)
     catalog = Catalog(settings, transport)
     wait_seconds = settings.server.template_wait_seconds
     shelf = TemplateShelf(
@@ -84,7 +89,7 @@ def create_app(
     app = Litestar(
         route_handlers=[
             openai_router(
-                Relay(catalog, meter, _tasks(shelf, tokenizers, files, _vision(settings))),
+                Relay(catalog, cache, meter, _tasks(shelf, tokenizers, files, _vision(settings))),
                 catalog,
                 keyring,
                 usage_route(stores.state if stores else None),
@@ -96,7 +101,7 @@ def create_app(
             files_route(files),
             ops_router(lambda: _missing([shelf, tokenizers], stores)),
         ],
-        lifespan=[_lifespan(transport, stores, keyring, shelf, tokenizers, meter)],
+        lifespan=[_lifespan(transport, stores, keyring, shelf, tokenizers, meter, cache)],
         exception_handlers={
             GatewayError: _answer_gateway_error,
             HTTPException: _answer_http_error,
@@ -156,6 +161,15 @@ def _meter(settings: Settings, stores: Stores | None, data_dir: Path | None) -> 
         on_abandon=settings.ledger.on_abandon,
         workers=settings.store.expected_workers or settings.server.workers,
     )
+
+
+def _cache(settings: Settings, stores: Stores | None, data_dir: Path | None) -> Cache | NoCache:
+    if stores is None:
+        return NoCache()
+    files, limit_bytes = None, int(settings.cache.files_mb * 1024 * 1024)
+    if data_dir is not None and limit_bytes:
+        files = AnswerFiles(data_dir / ANSWERS, limit_bytes=limit_bytes)
+    return Cache(settings.cache, stores, files)
 
 
 def _lifespan(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
+from http import HTTPStatus
 from typing import Any
 
 import httpx
@@ -16,7 +18,7 @@ from adapters.errors import Misconfigured, ModelMissing, TimedOut, Unreachable, 
 from adapters.http import Timeouts
 from adapters.http import Upstream as Server
 from gateway.coldstart import ColdStart
-from gateway.config import ConfigError, Embedding, Settings
+from gateway.config import Cache, ConfigError, Embedding, Settings
 from gateway.config import Model as ModelSettings
 from gateway.config import Price as PriceSettings
 from gateway.config import Upstream as UpstreamSettings
@@ -65,12 +67,27 @@ class Target:
     upstream: Upstream
     model: str
     weight: float = 1
+    refusal_seconds: float = 0
     cold_start: ColdStart = field(default_factory=ColdStart)
     reachable: bool | None = None
+    _refusals: dict[Task, tuple[UpstreamError, float]] = field(default_factory=dict)
 
-    def note(self, error: UpstreamError | None) -> None:
+    def note(self, task: Task, error: UpstreamError | None) -> None:
         """Remember what an answer, or the lack of one, tells about this target."""
         self.reachable = not isinstance(error, _DOWN)
+        if error is not None and _is_lasting(error):
+            self._refusals[task] = error, time.monotonic() + self.refusal_seconds
+
+    def refusal(self, task: Task) -> UpstreamError | None:
+        """Return what the upstream would say again: that it has no such model, or not for us.
+
+        A client that asks on and on for a model that is not there so does not use up what the
+        upstream allows the gateway.
+        """
+        if not self._refusals:
+            return None
+        error, until = self._refusals.get(task, (None, 0.0))
+        return error if time.monotonic() < until else None
 
     @property
     def state(self) -> str:
@@ -89,6 +106,7 @@ class Model:
     task: str
     tokenizer: str | None
     targets: tuple[Target, ...]
+    cache_ttl_seconds: int
     max_tokens_default: int
     defaults: dict[str, Any]
     fingerprint: str
@@ -117,7 +135,7 @@ class Catalog:
 
     def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport) -> None:
         upstreams = {one.name: _upstream(one, transport) for one in settings.upstreams}
-        self.models = tuple(_model(one, upstreams) for one in settings.models)
+        self.models = tuple(_model(one, upstreams, settings.cache) for one in settings.models)
         self._by_name = {
             name: model for model in self.models for name in (model.id, *model.aliases)
         }
@@ -141,6 +159,13 @@ class Catalog:
     def visible_to(self, caller: Caller) -> Iterator[Model]:
         """Yield the models that `caller` may use."""
         return (model for model in self.models if _may_use(caller, model))
+
+
+def _is_lasting(error: UpstreamError) -> bool:
+    """Tell whether `error` is about the model, and stays true until someone acts."""
+    return isinstance(error, ModelMissing) or (
+        isinstance(error, Misconfigured) and error.status == HTTPStatus.FORBIDDEN
+    )
 
 
 def _may_use(caller: Caller, model: Model) -> bool:
@@ -177,16 +202,23 @@ def _base_url(settings: UpstreamSettings) -> str:
     return f"{url}/v1" if settings.dialect in UNDER_V1 and url.count("/") == 2 else url
 
 
-def _model(settings: ModelSettings, upstreams: dict[str, Upstream]) -> Model:
+def _model(settings: ModelSettings, upstreams: dict[str, Upstream], cache: Cache) -> Model:
+    ttl_seconds = settings.cache_ttl_seconds
     return Model(
         id=settings.id,
         aliases=settings.aliases,
         task=settings.task,
         tokenizer=settings.tokenizer,
         targets=tuple(
-            Target(upstreams[target.upstream], _name(settings, target.model), target.weight)
+            Target(
+                upstreams[target.upstream],
+                _name(settings, target.model),
+                target.weight,
+                cache.refusal_seconds,
+            )
             for target in settings.targets
         ),
+        cache_ttl_seconds=cache.ttl_seconds if ttl_seconds is None else ttl_seconds,
         max_tokens_default=settings.max_tokens_default,
         defaults=settings.defaults.model_dump(exclude_none=True),
         vision=settings.vision,

@@ -16,9 +16,10 @@ from adapters.errors import Misconfigured, OutOfCredits, UpstreamError
 from adapters.local import weights
 from adapters.transport import Transport
 from gateway.catalog import Catalog, Model, Target
-from gateway.config import LOCAL_UPSTREAM
+from gateway.config import LOCAL_UPSTREAM, Store
 from gateway.config_file import load
 from gateway.local_models import with_local_upstream
+from gateway.store_check import examine
 from gateway.templates import Template, TemplateUnavailable
 from gateway.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ async def check(config: Path | None, *, as_json: bool) -> int:
     async with Transport() as transport:
         catalog = Catalog(with_local_upstream(settings, "http://127.0.0.1:1"), transport)
         findings = []
-        async for finding in _findings(catalog, embedded=embedded):
+        async for finding in _findings(catalog, settings.store, embedded=embedded):
             findings.append(finding)
             if not as_json:
                 mark = "ok     " if finding.ok else "PROBLEM"
@@ -64,10 +65,12 @@ async def check(config: Path | None, *, as_json: bool) -> int:
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-async def _findings(catalog: Catalog, *, embedded: bool) -> AsyncIterator[Finding]:
+async def _findings(catalog: Catalog, stores: Store, *, embedded: bool) -> AsyncIterator[Finding]:
     yield Finding(subject="configuration", ok=True, detail=f"{len(catalog.models)} models")
     for model in catalog.models:
         yield await _template(model)
+    for subject, ok, detail in await examine(stores):
+        yield Finding(subject=subject, ok=ok, detail=detail)
     if embedded:
         yield await asyncio.to_thread(_local_weights)
     for target in _targets(catalog):

@@ -9,6 +9,7 @@ import click
 
 from gateway import __version__
 from gateway.audit_cli import audit
+from gateway.cache_cli import cache
 from gateway.command_line import as_json_option, common
 from gateway.keys_cli import keys
 from gateway.teams_cli import teams
@@ -60,6 +61,7 @@ main.add_command(keys)
 main.add_command(teams)
 main.add_command(usage)
 main.add_command(audit)
+main.add_command(cache)
 
 
 @main.command(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from adapters.dialects import DIALECTS
 
 LOCAL_UPSTREAM = "local"
 ENV_PREFIX = "DRAGOMAN__"
+MOST_TTL_SECONDS = 10 * 365 * 86_400
 _TGI_BODY_MB = 2  # text-generation-inference's `payload_limit`
 
 
@@ -95,12 +97,22 @@ class Ledger(_Section):
 
 
 class Cache(_Section):
-    """Which answers are kept, for how long, and for whom."""
+    """Which answers are kept, for how long, for whom, and what they cost when they are used."""
 
-    ttl_seconds: Annotated[int, Field(ge=0)] = 86_400
-    max_value_mb: Annotated[float, Field(gt=0)] = 4
+    ttl_seconds: Annotated[int, Field(ge=0, le=MOST_TTL_SECONDS)] = 86_400  # 0: none is kept
+    max_value_mb: Annotated[float, Field(gt=0, le=64)] = 4  # larger ones become files
+    files_mb: Annotated[float, Field(ge=0, le=10_000_000)] = 1024  # of all files; 0: there are none
     scope: Literal["key", "team", "global"] = "key"
-    unseeded: bool = False
+    unseeded: bool = False  # keep sampled answers that have no seed
+    # What an answer costs that no upstream was asked for: nothing, its price, or a share of it.
+    charge: Literal["none", "full"] | Annotated[float, Field(ge=0, le=1)] = "none"
+    # How long an upstream's word is taken that it does not have a model, or not for us.
+    refusal_seconds: Annotated[float, Field(ge=0, le=3600)] = 60
+
+    @property
+    def share(self) -> Fraction:
+        """What part of its price an answer costs that no upstream was asked for."""
+        return Fraction({"none": "0", "full": "1"}.get(str(self.charge), str(self.charge)))
 
 
 class Upstream(_Section):
@@ -201,6 +213,8 @@ class Model(_Section):
     image_placeholder: Annotated[str, Field(min_length=3, max_length=1000)] | None = None
     max_tokens_default: Annotated[int, Field(ge=1)] = 1024
     context_length: Annotated[int, Field(ge=1)] | None = None
+    # How long its answers are kept; None: as [cache] says.
+    cache_ttl_seconds: Annotated[int, Field(ge=0, le=MOST_TTL_SECONDS)] | None = None
     price: Price = Price()
     defaults: Defaults = Defaults()
     embedding: Embedding = Embedding()

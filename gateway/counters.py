@@ -16,14 +16,14 @@ from gateway.counts import Counts, parse_lease
 from gateway.drain import Drain
 from gateway.ledger import DAY_MS, day_of, first_day_of, month_of
 from gateway.quotas import script
-from gateway.store import StateStore
+from gateway.store import Store
 
 REBUILD, FORGET = map(script, ("rebuild", "forget"))
 _SCOPES_AT_ONCE = 500
 _SHARDS_AT_ONCE = 8  # bounds the memory that many scopes take
 
 
-async def missing(state: StateStore) -> list[int]:
+async def missing(state: Store) -> list[int]:
     """Return the shards whose counters are not known. Raises StoreError."""
     ready = await asyncio.gather(
         *(state.call("EXISTS", shard_keys(shard)[0]) for shard in range(SHARDS))
@@ -31,7 +31,7 @@ async def missing(state: StateStore) -> list[int]:
     return [shard for shard, known in enumerate(ready) if not known]
 
 
-async def rebuild(state: StateStore, book: Book, *, shards: Sequence[int]) -> None:
+async def rebuild(state: Store, book: Book, *, shards: Sequence[int]) -> None:
     """Count shards anew that are `missing`. Raises StoreError, BookUnavailable."""
     await Drain(state, book).move_all(shards)
     now_seconds, _ = await state.call("TIME")
@@ -49,7 +49,7 @@ async def rebuild(state: StateStore, book: Book, *, shards: Sequence[int]) -> No
         )
 
 
-async def forget(state: StateStore) -> None:
+async def forget(state: Store) -> None:
     """Let whoever writes the ledger count all shards anew. Raises StoreError.
 
     Until that is done, requests are admitted as they are without a state store.
@@ -58,7 +58,7 @@ async def forget(state: StateStore) -> None:
         await state.run(FORGET, keys_of(shard, scopes), ())
 
 
-async def scopes_by_shard(state: StateStore) -> list[set[str]]:
+async def scopes_by_shard(state: Store) -> list[set[str]]:
     """Return the scopes that have counters, for each shard. Raises StoreError."""
     found: list[set[str]] = [set() for _ in range(SHARDS)]
     cursor = b"0"
@@ -96,7 +96,7 @@ async def _is_blank(book: Book, month: int) -> bool:
 
 
 async def _set_counters(
-    state: StateStore, shard: int, used: dict[str, Counts], *, day: int, month: int
+    state: Store, shard: int, used: dict[str, Counts], *, day: int, month: int
 ) -> None:
     """Set the counters of a shard to `used` and what its leases hold."""
     for text in await state.call("HVALS", shard_keys(shard)[1]):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gateway.accounts import SHARDS
 from gateway.book import BadEntries, Book
 from gateway.ledger_stream import PAGE, Item, dead_key, oldest, stream_key
-from gateway.store import StateStore
+from gateway.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Lag:
 class Drain:
     """Moves records from the streams to the book."""
 
-    def __init__(self, state: StateStore, book: Book) -> None:
+    def __init__(self, state: Store, book: Book) -> None:
         """Close neither before the last call is done."""
         self._state = state
         self._book = book

@@ -23,7 +23,7 @@ _EXPOSED = (
     b"x-ratelimit-limit-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-requests, "
     b"x-ratelimit-remaining-tokens, x-ratelimit-reset-requests, x-ratelimit-reset-tokens, "
     b"x-dragoman-cache, x-dragoman-model, x-dragoman-upstream, x-dragoman-upstream-ms, "
-    b"x-dragoman-ignored, x-dragoman-scaled, x-dragoman-degraded"
+    b"x-dragoman-ignored, x-dragoman-scaled, x-dragoman-degraded, age, etag"
 )
 CORS = ((b"access-control-allow-origin", b"*"), (b"access-control-expose-headers", _EXPOSED))
 _METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"

@@ -118,7 +118,7 @@ def from_upstream(error: UpstreamError) -> GatewayError:
     An upstream's 429 stays one, so that SDKs back off as they were built to.
     """
     kind = type(error)
-    status, error_type, code = _ANSWERS[kind]
+    status, error_type, code = next(_ANSWERS[base] for base in kind.__mro__ if base in _ANSWERS)
     if kind is upstream.Overloaded and error.status == 429:
         status, error_type, code = 429, "rate_limit_error", "rate_limit_exceeded"
     if isinstance(error, upstream.Rejected):

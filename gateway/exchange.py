@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from adapters.base import Json, Media, Task
 from gateway.amounts import Usage
+from gateway.cache.directives import NO_DIRECTIVES, Directives
 from gateway.catalog import Model, Target
 from gateway.errors import GatewayError
+from gateway.found import Found
 from gateway.keys import Caller
 from gateway.quotas import Snapshot
+from gateway.tapes import Part, Tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +42,13 @@ class Exchange:
     body: Json
     media: Media | None = None
     wait_for_model: bool = True
+    directives: Directives = NO_DIRECTIVES
+    is_paced: bool = False  # what was kept is to come at the pace at which it was made
     base_url: str = ""  # where the client reached the gateway
     client: str = ""  # its address
     counts_tokens: bool = True
     route: Route | None = None
+    found: Found | None = None  # what its answer is made of
     ignored: tuple[str, ...] = ()
     scaled_images: int = 0  # the client's, scaled down for the upstream
     usage: Usage = field(default_factory=Usage)
@@ -60,6 +66,11 @@ class Exchange:
         """Whether the client asked for events. Its `Accept` says nothing: SDKs send JSON's."""
         return self.body.get("stream") is True
 
+    @property
+    def use_upstream_cache(self) -> bool:
+        """Whether an answer will do that the upstream has given before."""
+        return not self.directives.is_forwarded
+
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count the time spent inside as time spent waiting for the upstream."""
@@ -76,6 +87,11 @@ class Body:
 
     data: bytes
     content_type: str = "application/json"
+    status: int = 200
+
+
+UNCHANGED = Body(b"", status=304)
+"""Tells a client that what it has is what it would get."""
 
 
 class Frames(Protocol):
@@ -100,14 +116,26 @@ Answer = Body | Frames
 
 
 class Job(Protocol):
-    """What is to be sent for one exchange, nothing of it sent yet."""
+    """What is to be made for one exchange, nothing of it sent yet.
+
+    `estimate`: what it may use at most. `is_repeatable`: whether made again it would be the same,
+    as far as the client can know: it is seeded, greedy, or nothing is drawn.
+    """
 
     @property
-    def estimate(self) -> Usage:
-        """What it may use at most."""
+    def estimate(self) -> Usage: ...
 
-    async def send(self) -> Answer:
-        """Return the answer. Raises GatewayError, UpstreamError."""
+    @property
+    def is_repeatable(self) -> bool: ...
+
+    @property
+    def parts(self) -> Sequence[Part]: ...
+
+    async def answer(self, tapes: Sequence[Tape]) -> Answer:
+        """Return the answer, made of a tape for each part, which it closes.
+
+        A stream is returned once its first piece is there. Raises GatewayError, UpstreamError.
+        """
 
 
 class TaskAnswer(Protocol):

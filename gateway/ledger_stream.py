@@ -9,7 +9,7 @@ import msgspec
 
 from gateway.accounts import shard_keys, tag
 from gateway.ledger import Entry, Record, entry_number
-from gateway.store import StateStore
+from gateway.store import Store
 
 PAGE = 500
 _parse_record = msgspec.json.Decoder(Record).decode
@@ -36,13 +36,13 @@ def dead_key(shard: int) -> str:
     return f"dead:{tag(shard)}"
 
 
-async def oldest(state: StateStore, shard: int) -> list[Item]:
+async def oldest(state: Store, shard: int) -> list[Item]:
     """Return the oldest `PAGE` items, oldest first. Raises StoreError."""
     reply = await state.call("XRANGE", stream_key(shard), "-", "+", "COUNT", PAGE)
     return [_item(shard, id_, fields) for id_, fields in reply]
 
 
-async def newest_first(state: StateStore, shard: int, *, last: str) -> AsyncIterator[Item]:
+async def newest_first(state: Store, shard: int, *, last: str) -> AsyncIterator[Item]:
     """Yield the items up to the id `last`. Raises StoreError."""
     while True:
         reply = await state.call("XREVRANGE", stream_key(shard), last, "-", "COUNT", PAGE)

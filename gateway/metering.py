@@ -30,7 +30,7 @@ from gateway.quotas import (
     settle,
 )
 from gateway.spool import Spool
-from gateway.store import StateStore, StoreError, StoreRefused
+from gateway.store import Store, StoreError, StoreRefused
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Meter:
 
     def __init__(
         self,
-        store: StateStore,
+        store: Store,
         spool: Spool,
         *,
         policy: Policy = "local",

@@ -23,7 +23,7 @@ from gateway.accounts import (
 )
 from gateway.amounts import Amounts
 from gateway.ledger import DAY_MS, day_of, first_day_of
-from gateway.store import Script, StateStore, StoreUnavailable
+from gateway.store import Script, Store, StoreUnavailable
 
 LEASE_MS = 60_000
 HEARTBEAT_SECONDS = 20.0
@@ -97,7 +97,7 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def reserve(
-    store: StateStore,
+    store: Store,
     account: Account,
     request_id: str,
     *,
@@ -126,7 +126,7 @@ async def reserve(
     raise QuotaExceeded(account, snapshot, scope=scope - 1, cap=name, wait_ms=wait_ms)
 
 
-def settle(store: StateStore, settlement: Settlement) -> Future[Any]:
+def settle(store: Store, settlement: Settlement) -> Future[Any]:
     """Send a settlement; see `check_settled` for its answer. The same one may be sent again."""
     return store.run(
         SETTLE,
@@ -150,12 +150,12 @@ def check_settled(answer: bytes) -> None:
         raise StoreUnavailable("the state store's counters are being rebuilt")
 
 
-def extend(store: StateStore, shard: int, request_ids: Iterable[str]) -> Future[Any]:
+def extend(store: Store, shard: int, request_ids: Iterable[str]) -> Future[Any]:
     """Prolong leases of one shard."""
     return store.run(EXTEND, shard_keys(shard), (LEASE_MS, *request_ids))
 
 
-async def look(store: StateStore, account: Account) -> tuple[Snapshot, tuple[int, ...]]:
+async def look(store: Store, account: Account) -> tuple[Snapshot, tuple[int, ...]]:
     """Return where an account stands, and how many requests each scope has under way.
 
     Takes nothing. Raises StoreError.
@@ -173,6 +173,6 @@ def _told(reply: bytes) -> list[Any]:
     return told
 
 
-async def replay(store: StateStore, settlement: Settlement) -> None:
+async def replay(store: Store, settlement: Settlement) -> None:
     """Settle what could not be settled before. Raises StoreError."""
     check_settled(await settle(store, settlement))

@@ -26,7 +26,7 @@ from gateway.embedded import DataDirectoryInUse
 from gateway.ledger import Entry, day_of, entry_number, month_of
 from gateway.ledger_stream import newest_first
 from gateway.quotas import script
-from gateway.store import StateStore
+from gateway.store import Store
 
 _SNAPSHOT = script("snapshot")
 _STATE_SECONDS = 10.0
@@ -65,7 +65,7 @@ async def rebuild(settings: Settings, data_dir: Path, book: Book) -> None:
         await _catch_up(state, book)
 
 
-async def differences(state: StateStore, book: Book) -> list[Difference]:
+async def differences(state: Store, book: Book) -> list[Difference]:
     """Return where counters and ledger differ, by scope. Raises StoreError and BookUnavailable.
 
     What differs is looked at again, five times in all: a look does not see a scope that came into
@@ -95,7 +95,7 @@ class _Snapshot:
     used: Mapping[str, Counts]
 
 
-async def _look(state: StateStore, book: Book) -> dict[tuple[str, str], tuple[int, int]]:
+async def _look(state: Store, book: Book) -> dict[tuple[str, str], tuple[int, int]]:
     """Return counters that are not what the ledger adds up to, by scope and meter, and both."""
     scopes = await scopes_by_shard(state)
     found = {}
@@ -114,7 +114,7 @@ async def _look(state: StateStore, book: Book) -> dict[tuple[str, str], tuple[in
     return found
 
 
-async def _take_snapshot(state: StateStore, shard: int, scopes: Sequence[str]) -> _Snapshot:
+async def _take_snapshot(state: Store, shard: int, scopes: Sequence[str]) -> _Snapshot:
     now, last, leases, counted = await state.run(_SNAPSHOT, keys_of(shard, scopes), ())
     day, month = day_of(int(now)), month_of(int(now))
     used: dict[str, Counts] = defaultdict(Counts)
@@ -127,9 +127,7 @@ async def _take_snapshot(state: StateStore, shard: int, scopes: Sequence[str]) -
     return _Snapshot(shard, int(now), last.decode() or None, used)
 
 
-async def _add_up(
-    state: StateStore, book: Book, snapshots: Sequence[_Snapshot]
-) -> Mapping[str, Counts]:
+async def _add_up(state: Store, book: Book, snapshots: Sequence[_Snapshot]) -> Mapping[str, Counts]:
     """Return what the ledger has for each scope of some shards, up to their snapshots."""
     waiting: list[Entry] = []
     upto = {}
@@ -148,7 +146,7 @@ async def _add_up(
     return totals
 
 
-async def _waiting(state: StateStore, snapshot: _Snapshot) -> list[Entry]:
+async def _waiting(state: Store, snapshot: _Snapshot) -> list[Entry]:
     """Return what was in the stream by then and still is, oldest first."""
     if snapshot.last is None:
         return []
@@ -175,14 +173,14 @@ def _final(entries: Iterable[Entry]) -> Iterable[Entry]:
     return kept.values()
 
 
-async def _catch_up(state: StateStore, book: Book) -> None:
+async def _catch_up(state: Store, book: Book) -> None:
     """Do what the writer would do next. It matters where none runs."""
     await Drain(state, book).move_all()
     await counters.rebuild(state, book, shards=await counters.missing(state))
 
 
 @asynccontextmanager
-async def _state_of(settings: Settings, data_dir: Path) -> AsyncIterator[StateStore]:
+async def _state_of(settings: Settings, data_dir: Path) -> AsyncIterator[Store]:
     """Yield the state store, whose servers are started for now if they are ours and not running."""
     async with AsyncExitStack() as closing:
         url = settings.store.state
@@ -194,6 +192,6 @@ async def _state_of(settings: Settings, data_dir: Path) -> AsyncIterator[StateSt
             else:
                 closing.push_async_callback(pair.stop)
                 url = pair.state_url
-        state = StateStore(url, timeout_seconds=_STATE_SECONDS)
+        state = Store(url, timeout_seconds=_STATE_SECONDS)
         closing.push_async_callback(state.aclose)
         yield state

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from adapters.base import Task
 from adapters.errors import DialectError, UpstreamError
 from gateway.admission import MeteredFrames
+from gateway.cache.cache import Cache, NoCache
 from gateway.catalog import Catalog
 from gateway.errors import BadRequest, from_dialect, from_upstream
-from gateway.exchange import Answer, Body, Exchange, Job, Route, TaskAnswer
+from gateway.exchange import UNCHANGED, Answer, Body, Exchange, Job, Route, TaskAnswer
+from gateway.found import Found
 from gateway.metering import Meter, Unmetered
 
 
@@ -20,9 +22,14 @@ class Relay:
     """Sends exchanges on, and brings back a whole body or a stream of pieces."""
 
     def __init__(
-        self, catalog: Catalog, meter: Meter | Unmetered, tasks: Mapping[Task, TaskAnswer]
+        self,
+        catalog: Catalog,
+        cache: Cache | NoCache,
+        meter: Meter | Unmetered,
+        tasks: Mapping[Task, TaskAnswer],
     ) -> None:
         self._catalog = catalog
+        self._cache = cache
         self._meter = meter
         self._tasks = tasks
 
@@ -33,8 +40,10 @@ class Relay:
         """
         route = exchange.route = self._route(exchange)
         job = await self._prepare(exchange, route)
-        async with await self._meter.admit(exchange, route, job.estimate) as admission:
-            return await admission.deliver(await self._send(job, route))
+        async with await self._cache.find(exchange, route, job) as found:
+            exchange.found, estimate = found, found.charged(job.estimate)
+            async with await self._meter.admit(exchange, route, estimate) as admission:
+                return await admission.deliver(await self._answer(exchange, route, job, found))
 
     async def _prepare(self, exchange: Exchange, route: Route) -> Job:
         try:
@@ -42,13 +51,20 @@ class Relay:
         except DialectError as exc:
             raise from_dialect(exc) from None
 
-    async def _send(self, job: Job, route: Route) -> Answer:
+    async def _answer(self, exchange: Exchange, route: Route, job: Job, found: Found) -> Answer:
+        if found.is_unchanged:
+            return UNCHANGED
+        target, task, is_asked = route.target, exchange.task, not found.is_free
+        if is_asked and (refusal := target.refusal(task)):
+            raise from_upstream(refusal)
         try:
-            answer = await job.send()
+            answer = await job.answer(found.tapes)
         except UpstreamError as exc:
-            route.target.note(exc)
+            if is_asked:
+                target.note(task, exc)
             raise from_upstream(exc) from exc
-        route.target.note(None)
+        if is_asked:
+            target.note(task, None)
         return answer
 
     def _route(self, exchange: Exchange) -> Route:

@@ -13,7 +13,7 @@ import msgspec
 from gateway import quotas, spool
 from gateway.book import Book
 from gateway.quotas import Settlement
-from gateway.store import StateStore, StoreRefused, StoreUnavailable
+from gateway.store import Store, StoreRefused, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ _Outcome = Literal["settled", "bad", "later"]
 _parse = msgspec.json.Decoder(Settlement).decode
 
 
-async def replay(state: StateStore, book: Book, folder: Path) -> None:
+async def replay(state: Store, book: Book, folder: Path) -> None:
     """Settle what is in the spool, oldest file first.
 
     A line leaves its file once it was answered. It may have been settled before, when its answer
@@ -41,7 +41,7 @@ async def replay(state: StateStore, book: Book, folder: Path) -> None:
             raise StoreUnavailable("the state store takes no settlements from the spool")
 
 
-async def _settle(state: StateStore, book: Book, lines: tuple[bytes, ...]) -> list[_Outcome]:
+async def _settle(state: Store, book: Book, lines: tuple[bytes, ...]) -> list[_Outcome]:
     outcomes: list[_Outcome] = []
     for start in range(0, len(lines), _AT_ONCE):
         some = [_parsed(line) for line in lines[start : start + _AT_ONCE]]
@@ -53,9 +53,7 @@ async def _settle(state: StateStore, book: Book, lines: tuple[bytes, ...]) -> li
     return outcomes
 
 
-async def _settle_one(
-    state: StateStore, settlement: Settlement | None, settled: Set[str]
-) -> _Outcome:
+async def _settle_one(state: Store, settlement: Settlement | None, settled: Set[str]) -> _Outcome:
     if settlement is None:
         return "bad"
     if settlement.request_id in settled:

@@ -7,7 +7,7 @@ upstream told it by status, by its first event or by a JSON object under status 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar, cast
@@ -18,6 +18,7 @@ from adapters.errors import UpstreamError
 from adapters.http import Reply
 from gateway.catalog import Target, Upstream
 
+_PAST_CACHES = {"x-use-cache": "0"}  # the native API's own switch
 _LONGEST_ERROR_BYTES = 64 * 1024
 _LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
 
@@ -25,7 +26,13 @@ T = TypeVar("T")
 
 
 class Source:
-    """One call's stream. `first`: the chunks that came with its first event."""
+    """One call's stream. `first`: the chunks that came with its first event.
+
+    `whole` is the answer, if it came in one piece although a stream was asked for: not all
+    servers stream.
+    """
+
+    whole: Json | None = None
 
     def __init__(self, upstream: Upstream, call: Call, reply: Reply, decoder: Decoder) -> None:
         self.call = call
@@ -47,36 +54,30 @@ class Source:
 
     async def open(self) -> None:
         """Read until the first chunks are there."""
-        while not self.first and not self._decoder.done:
-            block = await anext(self._blocks, None)
-            if block is None:
-                self.first = self._decoder.end()
-                self._decoder.done = True
-            else:
-                self.first = self._decoder.feed(block)
+        while not self.first and not self.is_done:
+            self.first = await self.read()
 
-    async def chunks(self) -> AsyncIterator[list[Json]]:
-        """Yield the chunks of each read after `first`. Raises UpstreamError.
+    async def read(self) -> list[Json]:
+        """Return the chunks of the next read, maybe none. Raises UpstreamError.
 
         An upstream that would go on, though nothing more is wanted, is cut off at once.
         """
         decoder = self._decoder
-        with _discreet(self._upstream):
+        try:
             if decoder.failure:
                 raise decoder.failure
-            if not decoder.done:
-                async for block in self._blocks:
-                    if chunks := decoder.feed(block):
-                        yield chunks
-                    if decoder.failure:
-                        raise decoder.failure
-                    if decoder.done:
-                        break
-                else:
-                    yield decoder.end()
-                    decoder.done = True
-        if not decoder.ended:
+            block = await anext(self._blocks, None)
+            if block is None:
+                chunks = decoder.end()
+                decoder.done = True
+            else:
+                chunks = decoder.feed(block)
+        except UpstreamError as exc:
+            _conceal_credential(exc, self._upstream)
+            raise
+        if decoder.done and not decoder.ended:
             await self._reply.aclose()
+        return chunks
 
     async def aclose(self) -> None:
         """Hang up, unless the answer came to its end: then keep the connection."""
@@ -87,19 +88,14 @@ class Source:
 
 
 class Whole(Source):
-    """An answer that came in one piece although a stream was asked for: not all servers stream."""
+    """An answer that came in one piece."""
 
     def __init__(
         self, upstream: Upstream, call: Call, reply: Reply, decoder: Decoder, answer: Json
     ) -> None:
         super().__init__(upstream, call, reply, decoder)
         decoder.done = decoder.ended = True
-        choices = [_as_chunk(choice) for choice in answer.get("choices") or ()]
-        self.first = [{**answer, "choices": choices}]
-
-    @property
-    def tokens(self) -> None:
-        """None: it is text."""
+        self.whole = answer
 
 
 async def fetch(
@@ -159,7 +155,7 @@ async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
 async def _answer(
     target: Target, request: Request, note: Callable[[Call, Json], None] | None, call: Call
 ) -> Json:
-    reply = await _open(target, call)
+    reply = await _open(target, request, call)
     body = await reply.read(_LONGEST_ANSWER_BYTES)
     translator = target.upstream.dialect[request.task]
     answer = translator.answer(request, call, headers=reply.headers, body=body)
@@ -169,7 +165,7 @@ async def _answer(
 
 
 async def _source(target: Target, request: Request, call: Call) -> Source:
-    reply = await _open(target, call)
+    reply = await _open(target, request, call)
     translator = cast("StreamTranslator", target.upstream.dialect[request.task])
     decoder = translator.decoder(request, call)
     try:
@@ -185,9 +181,10 @@ async def _source(target: Target, request: Request, call: Call) -> Source:
     return source
 
 
-async def _open(target: Target, call: Call) -> Reply:
+async def _open(target: Target, request: Request, call: Call) -> Reply:
     """Return the reply of status 200. Raises UpstreamError for any other."""
-    reply = await target.upstream.server.open(call)
+    headers = None if request.use_cache else _PAST_CACHES
+    reply = await target.upstream.server.open(call, headers=headers)
     if reply.status == 200:
         return reply
     body = await reply.read(_LONGEST_ERROR_BYTES)
@@ -200,13 +197,10 @@ def _discreet(upstream: Upstream) -> Iterator[None]:
     try:
         yield
     except UpstreamError as exc:
-        exc.message = upstream.discreet(exc.message)
-        exc.args = (exc.message,)
+        _conceal_credential(exc, upstream)
         raise
 
 
-def _as_chunk(choice: Json) -> Json:
-    message = dict(choice.get("message") or {})
-    if calls := message.get("tool_calls"):
-        message["tool_calls"] = [{**call, "index": at} for at, call in enumerate(calls)]
-    return {**choice, "delta": message}
+def _conceal_credential(error: UpstreamError, upstream: Upstream) -> None:
+    error.message = upstream.discreet(error.message)
+    error.args = (error.message,)

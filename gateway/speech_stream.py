@@ -51,9 +51,9 @@ class SpeechStream:
             async for part in self._parts:
                 if part:
                     yield part
-        except UpstreamError as exc:
+        except (GatewayError, UpstreamError) as exc:
             logger.warning("speech was cut off: %s", exc)
-            self.error = from_upstream(exc)
+            self.error = exc if isinstance(exc, GatewayError) else from_upstream(exc)
             await self._close()
             return
         self.is_over = True

@@ -1,8 +1,8 @@
 """The two stores, state and cache: Valkey or Redis, asked with short patience.
 
 redis-py's defaults would break a gateway: ten retries with back-off and five seconds of patience
-make a hung server cost over a minute, and its pool raises at the hundredth connection. The state
-store, which every request asks twice, is reached over a connection of our own: see `gateway.link`.
+make a hung server cost over a minute, and its pool raises at the hundredth connection. What every
+request asks is asked over a connection of our own: see `gateway.link`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,6 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Sequence
 from typing import Any, Self
-
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
 from gateway.address import Address, Argument
 from gateway.breaker import Breaker
@@ -29,16 +25,16 @@ from gateway.link import (
     failed,
 )
 
-__all__ = ["Script", "StateStore", "StoreError", "StoreRefused", "StoreUnavailable", "Stores"]
+__all__ = ["Script", "Store", "StoreError", "StoreRefused", "StoreUnavailable", "Stores"]
 
 _PATIENCE_SECONDS = 0.25
-_CONNECTIONS = 4
+_CACHE_PATIENCE_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
 
 
-class StateStore:
-    """The store of what is counted, over one connection that is made when it is needed.
+class Store:
+    """A store, over one connection that is made when it is needed.
 
     A call fails with StoreUnavailable after `timeout_seconds`. Three failures within a second,
     and calls fail at once until the server answers again; it is asked every `probe_seconds`.
@@ -49,12 +45,14 @@ class StateStore:
         self,
         url: str,
         *,
+        name: str = "the state store",
         timeout_seconds: float = _PATIENCE_SECONDS,
         probe_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Connect to nothing yet. `url` is one that redis-py takes; raises ValueError."""
         self.on_change: Callable[[bool], None] | None = None
+        self._name = name
         self._address = Address.parse(url)
         self._timeout_seconds = timeout_seconds
         self._link = Link(self._address, timeout_seconds=timeout_seconds, on_failure=self._fail)
@@ -125,32 +123,31 @@ class StateStore:
 
     def _change(self, is_available: bool) -> None:
         if is_available:
-            logger.warning("the state store answers again")
+            logger.warning("%s answers again", self._name)
         else:
-            logger.warning("the state store is not asked for now: %s", self._reason)
+            logger.warning("%s is not asked for now: %s", self._name, self._reason)
             self._link.drop(self._reason)
         if self.on_change is not None:
             self.on_change(is_available)
 
 
 class Stores:
-    """Clients of both stores; connections are made when they are needed."""
+    """Clients of both stores; connections are made when they are needed.
+
+    The cache is asked with less patience: an upstream can do what it does.
+    """
 
     def __init__(self, *, state_url: str, cache_url: str) -> None:
-        self.state = StateStore(state_url)
-        self._cache = Redis.from_url(
-            cache_url,
-            max_connections=_CONNECTIONS,
-            socket_timeout=_PATIENCE_SECONDS,
-            socket_connect_timeout=_PATIENCE_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            legacy_responses=False,
+        self.state = Store(state_url)
+        self.cache_url = cache_url
+        self.cache = Store(
+            cache_url, name="the cache store", timeout_seconds=_CACHE_PATIENCE_SECONDS
         )
 
     async def missing(self) -> list[str]:
         """Return which of the stores do not answer, after a quarter of a second at most."""
         state, cache = await asyncio.gather(
-            self.state.ping(), self._cache.ping(), return_exceptions=True
+            self.state.ping(), self.cache.ping(), return_exceptions=True
         )
         return [
             f"{name}: {type(answer).__name__}"
@@ -163,4 +160,4 @@ class Stores:
 
     async def __aexit__(self, *_: object) -> None:
         await self.state.aclose()
-        await self._cache.aclose()
+        await self.cache.aclose()

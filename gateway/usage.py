@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from adapters.base import Call, Json
@@ -60,14 +61,17 @@ class UsageMeter:
         self._count = count
         self._heard: dict[int, Heard] = {}
 
-    def open(self, call: Call, tokens: int | None = None) -> Heard:
-        """Return what takes in what comes of `call`."""
-        heard = self._heard[call.index] = Heard(tokens)
-        return heard
+    def note(self, call: Call, said: Iterable[Json], *, tokens: int | None = None) -> None:
+        """Take in what came of `call` with one read: chunks, or the whole answer.
 
-    def note(self, call: Call, answer: Json) -> None:
-        """Take in a whole answer."""
-        self.open(call).add(answer)
+        `tokens`: how many have come of it by now, where they come one by one.
+        """
+        heard = self._heard.get(call.index)
+        if heard is None:
+            heard = self._heard[call.index] = Heard()
+        heard.tokens = tokens
+        for each in said:
+            heard.add(each)
 
     async def settle(self) -> Json:
         """Bring `usage` up to date with what came so far, and return it as OpenAI's.

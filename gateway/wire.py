@@ -63,9 +63,11 @@ async def read_json_body(scope: Scope, receive: Receive, *, limit_bytes: int) ->
 
 async def send_body(send: Send, body: Body, headers: Headers) -> None:
     """Send a whole answer."""
-    length = (b"content-length", b"%d" % len(body.data))
-    head = [(b"content-type", body.content_type.encode("latin-1")), length, *headers]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
+    head = headers
+    if body.status != 304:  # RFC 9110, 15.4.5: it has no content, and says nothing of its form
+        length = (b"content-length", b"%d" % len(body.data))
+        head = [(b"content-type", body.content_type.encode("latin-1")), length, *headers]
+    await send({"type": "http.response.start", "status": body.status, "headers": head})
     await send({"type": "http.response.body", "body": body.data, "more_body": False})
 
 

@@ -21,7 +21,7 @@ from gateway.drain import Drain, Lag
 from gateway.ledger_stream import PAGE
 from gateway.quotas import RECLAIM
 from gateway.replay import replay
-from gateway.store import StateStore, StoreError
+from gateway.store import Store, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Writer:
     Two at once would do no harm. `state` should have seconds of patience, as pages are large.
     """
 
-    def __init__(self, state: StateStore, book: Book, spool: Path) -> None:
+    def __init__(self, state: Store, book: Book, spool: Path) -> None:
         """Close the store and the book after the writer."""
         self._state = state
         self._book = book

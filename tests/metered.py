@@ -18,7 +18,7 @@ from gateway.keys import digest, generate
 from gateway.limits import Limits
 from gateway.reconcile import Difference, reconcile
 from gateway.spool import FOLDER
-from gateway.store import StateStore, Stores
+from gateway.store import Store, Stores
 from gateway.writer import Writer
 from tests.gateway_fixture import PEPPER, running_gateway
 
@@ -32,7 +32,7 @@ class Metered:
     base_url: str
     book: Book
     stores: embedded.Stores
-    state: StateStore
+    state: Store
     settings: Settings
     data_dir: Path
 
@@ -80,17 +80,20 @@ async def metered_gateway(
     *,
     transport: httpx.AsyncBaseTransport | None = None,
     state_url: str | None = None,
+    cache_url: str | None = None,
 ) -> AsyncIterator[Metered]:
-    """Run a gateway and all that it stands on. `state_url`: what it reaches its store by."""
+    """Run a gateway and all that it stands on. The URLs: what it reaches its stores by."""
     async with AsyncExitStack() as closing:
         pair = await embedded.start(data_dir)
         closing.push_async_callback(pair.stop)
         book = await Book.open(data_dir)
         closing.push_async_callback(book.aclose)
-        state = StateStore(pair.state_url, timeout_seconds=5)
+        state = Store(pair.state_url, timeout_seconds=5)
         closing.push_async_callback(state.aclose)
         await closing.enter_async_context(Writer(state, book, data_dir / FOLDER))
-        stores = Stores(state_url=state_url or pair.state_url, cache_url=pair.cache_url)
+        stores = Stores(
+            state_url=state_url or pair.state_url, cache_url=cache_url or pair.cache_url
+        )
         gateway = await closing.enter_async_context(
             running_gateway(settings, data_dir, transport=transport, stores=stores)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from litestar import Request, Router, asgi, get
@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from adapters.base import Json, Media, Task
 from gateway.allowances import rate_limit_headers
+from gateway.cache.directives import NO_DIRECTIVES, Directives
 from gateway.catalog import Catalog, Model
 from gateway.doorman import require_key
 from gateway.edge import REQUEST_ID
@@ -41,6 +42,7 @@ from gateway.wire import (
     send_stream,
 )
 
+_CACHE_HEADERS = (b"cache-control", b"x-use-cache", b"if-none-match")
 _MOST_NAMES, _LONGEST_NAME = 32, 64
 _UNPRINTABLE = re.compile(r"[^!-+\--~]")  # all but visible ASCII, and the comma between names
 
@@ -140,6 +142,7 @@ def _exchange(
 ) -> Exchange:
     caller: Caller = scope["user"]
     address = cast("HTTPScope", scope)["client"] if with_address else None
+    given = dict(scope["headers"])
     return Exchange(
         id=scope[REQUEST_ID],  # type: ignore[literal-required]
         task=task,
@@ -148,9 +151,22 @@ def _exchange(
         counts_tokens=caller.account.counts_tokens,
         body=body,
         media=media,
-        wait_for_model=header(scope, b"x-wait-for-model").lower() not in ("0", "false"),
+        wait_for_model=given.get(b"x-wait-for-model", b"").lower() not in (b"0", b"false"),
+        directives=_directives(scope, given),
+        is_paced=given.get(b"x-replay", b"").lower() == b"paced",
         base_url=_base_url(scope),
     )
+
+
+def _directives(scope: Scope, given: Mapping[bytes, bytes]) -> Directives:
+    if given.keys().isdisjoint(_CACHE_HEADERS):
+        return NO_DIRECTIVES
+    return Directives.parse(*(_joined(scope, name) for name in _CACHE_HEADERS))
+
+
+def _joined(scope: Scope, name: bytes) -> str:
+    """Return a header that is a list, which may come in several lines."""
+    return ", ".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
 
 
 def _base_url(scope: Scope) -> str:
@@ -176,6 +192,8 @@ def _headers(exchange: Exchange) -> Headers:
     if route := exchange.route:
         pairs.append(("x-dragoman-model", route.model.id))
         pairs.append(("x-dragoman-upstream", route.target.upstream.name))
+    if found := exchange.found:
+        pairs += found.headers()
     if scaled := exchange.scaled_images:
         pairs.append(("x-dragoman-scaled", f"{scaled} image{'s' if scaled > 1 else ''}"))
     if exchange.ignored:

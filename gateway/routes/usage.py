@@ -15,10 +15,10 @@ from gateway.errors import GatewayError
 from gateway.keys import Caller
 from gateway.limits import NANO_USD
 from gateway.quotas import Snapshot, Standing, look
-from gateway.store import StateStore, StoreError
+from gateway.store import Store, StoreError
 
 
-def usage_route(store: StateStore | None) -> HTTPRouteHandler:
+def usage_route(store: Store | None) -> HTTPRouteHandler:
     """Return the route. Without a store nothing is counted, and it answers 503."""
 
     @get("/usage")

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from adapters.base import Call, Json, Request, Task
-from adapters.errors import Interrupted, Misconfigured, Rejected
+from adapters.base import Call, Request, Task
+from adapters.errors import Rejected
 from gateway import sending
 from gateway.amounts import Usage
-from gateway.catalog import Model
-from gateway.config import Embedding
+from gateway.catalog import Model, Target
 from gateway.counting import LONG_TEXT, guess_tokens, most_tokens_of
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
 from gateway.prompts import template_unavailable
+from gateway.tapes import Piece, Recipe, Tape, close_all
+from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 from gateway.template_shelf import TemplateShelf
 from gateway.templates import TemplateUnavailable
+from gateway.together import all_of
 from gateway.tokenizer import Tokenizer
-from gateway.vectors import Vector, is_sound, pool, shorten, to_base64
+from gateway.vector_form import VectorForm
 
 _MOST_CALLS = 4  # under way together for one request
 _MANY_TOKENS = 10_000  # decoding more than that leaves the event loop
@@ -38,30 +40,33 @@ class EmbeddingTask:
 
     async def prepare(self, exchange: Exchange, route: Route) -> EmbeddingJob:
         """Return the batches to be sent. Raises GatewayError, DialectError."""
-        model, translator = route.model, route.target.upstream.dialect[Task.EMBEDDING]
-        finish = _Finish.of(exchange.body, model)
+        model, target = route.model, route.target
+        form = VectorForm.of(exchange.body, model)
         items = _items(exchange.body["input"])
-        if translator.renders:
+        if target.upstream.dialect[Task.EMBEDDING].renders:
             items = await self._texts(items, model)
-        base = Request(task=Task.EMBEDDING, model=route.target.model, body=finish.upstream_body)
-        requests = [
-            replace(base, body=base.body | {"input": batch}, prompts=tuple(batch))
-            for batch in _batches(items, model.embedding.batch_size)
-        ]
-        plans = [translator.plan(request) for request in requests]
+        batches = [*_batches(items, model.embedding.batch_size)]
+        requests = [_request(exchange, target, form, batch) for batch in batches]
+        plans = [target.upstream.dialect[Task.EMBEDDING].plan(request) for request in requests]
         exchange.ignored = plans[0].ignored
-        tokenizer = self._tokenizers.loaded(model.tokenizer) if model.tokenizer else None
-        batches = [
-            _Batch(request, plan.calls, tokenizer)
+        turn = asyncio.Semaphore(_MOST_CALLS)
+        parts = [
+            _Batch(
+                target=target,
+                request=request,
+                calls=plan.calls,
+                form=form,
+                wait=exchange.wait_for_model,
+                turn=turn,
+            )
             for request, plan in zip(requests, plans, strict=True)
         ]
-        tokens = sum([await batch.most_tokens(exactly=exchange.counts_tokens) for batch in batches])
+        tokenizer = self._tokenizers.loaded(model.tokenizer) if model.tokenizer else None
+        results = [_Result(batch, tokenizer) for batch in batches]
+        exactly = exchange.counts_tokens
+        tokens = sum([await result.most_tokens(exactly=exactly) for result in results])
         return EmbeddingJob(
-            exchange=exchange,
-            route=route,
-            batches=batches,
-            finish=finish,
-            estimate=Usage(input_tokens=tokens),
+            exchange=exchange, parts=parts, results=results, estimate=Usage(input_tokens=tokens)
         )
 
     async def _texts(self, items: list[Any], model: Model) -> list[str]:
@@ -91,159 +96,115 @@ class EmbeddingTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbeddingJob:
-    """The batches of one exchange, and what is done to their vectors."""
+class _Batch:
+    """One call's texts or token arrays. At most `_MOST_CALLS` of an exchange have their `turn`.
 
-    exchange: Exchange
-    route: Route
-    batches: Sequence[_Batch]
-    finish: _Finish
-    estimate: Usage
+    It yields how many tokens the upstream told of, if it did; then the vectors, each as JSON.
+    """
 
-    async def send(self) -> Body:
-        """Return the answer. Raises GatewayError, UpstreamError."""
-        try:
-            with self.exchange.waiting():
-                await self._fetch_all()
-        finally:
-            await self._settle()
-        vectors = [vector for batch in self.batches for vector in batch.vectors]
-        tokens = self.exchange.usage.input_tokens
-        return Body(_render(vectors, model=self.exchange.body["model"], tokens=tokens))
+    target: Target
+    request: Request
+    calls: tuple[Call, ...]
+    form: VectorForm
+    wait: bool
+    turn: asyncio.Semaphore
 
-    async def _fetch_all(self) -> None:
-        """Have all batches answered. If one fails, the others are ended too."""
-        turn = asyncio.Semaphore(_MOST_CALLS)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for batch in self.batches:
-                    group.create_task(self._fetch(batch, turn))
-        except ExceptionGroup as failures:
-            first = failures.exceptions[0]
-            if isinstance(first, Rejected) and first.param is None:
-                first.param = "input"
-            raise first from None
+    def recipe(self) -> Recipe:
+        """Return what the vectors depend on."""
+        request = self.request
+        body = {name: value for name, value in request.body.items() if name not in WITHOUT_EFFECT}
+        plan = self.target.upstream.dialect[Task.EMBEDDING].plan(replace(request, body=body))
+        return Recipe(calls=plan.calls, form=self.form.obeyed)
 
-    async def _fetch(self, batch: _Batch, turn: asyncio.Semaphore) -> None:
-        async with turn:
-            [answer] = await sending.fetch(
-                self.route.target, batch.request, batch.calls, wait=self.exchange.wait_for_model
-            )
-        batch.usage = answer["usage"]
+    async def make(self) -> AsyncIterator[Piece]:
+        """Have them made, and bring them into their form. Raises BadRequest, UpstreamError."""
+        async with self.turn:
+            [answer] = await sending.fetch(self.target, self.request, self.calls, wait=self.wait)
+        yield Piece(answer["usage"].get("prompt_tokens"))
         # Written at once: as Python's numbers they take six times the room of base64.
-        batch.vectors = [self.finish(item["embedding"]) for item in answer["data"]]
+        yield Piece([self.form(item["embedding"]) for item in answer["data"]], is_last=True)
 
-    async def _settle(self) -> None:
-        """Count what was answered, as it was told or else by the tokenizer."""
-        answered = [batch for batch in self.batches if batch.usage is not None]
-        usage = self.exchange.usage
-        usage.input_tokens = sum([await batch.tokens() for batch in answered])
-        usage.estimated = any(batch.told_tokens is None for batch in answered)
+    def is_sound(self, pieces: Sequence[Piece]) -> bool:
+        """Tell whether there are vectors."""
+        return bool(pieces) and pieces[-1].is_last and len(pieces[-1].content) > 0
 
 
 @dataclass(slots=True)
-class _Batch:
-    """One call's texts or token arrays. `usage` is None until it was answered; `vectors` are JSON.
+class _Result:
+    """What came of a batch of `items`. `told`: how many tokens, as the upstream says.
 
     `tokenizer` is the model's, if it is loaded.
     """
 
-    request: Request
-    calls: tuple[Call, ...]
+    items: Sequence[Any]
     tokenizer: Tokenizer | None
-    usage: Json | None = None
-    vectors: Sequence[msgspec.Raw] = ()
+    is_answered: bool = False
+    told: int | None = None
+    vectors: Sequence[bytes] = ()
     counted: int | None = None
 
     async def most_tokens(self, *, exactly: bool) -> int:
         """Return an upper bound; `exactly`: by the tokenizer, if any."""
-        items = self.request.body["input"]
-        if (exactly and self.tokenizer) or not isinstance(items[0], str):
+        if (exactly and self.tokenizer) or not isinstance(self.items[0], str):
             return await self._count()
-        return sum(most_tokens_of(text) + _MARKS for text in items)
+        return sum(most_tokens_of(text) + _MARKS for text in self.items)
 
     async def tokens(self) -> int:
         """Return the tokens of an answered batch: as told, else as counted here."""
-        told = self.told_tokens
-        return await self._count() if told is None else told
+        return await self._count() if self.told is None else self.told
 
-    @property
-    def told_tokens(self) -> int | None:
-        """What the upstream told, if anything."""
-        told: int | None = (self.usage or {}).get("prompt_tokens")
-        return told
+    async def read(self, tape: Tape) -> None:
+        """Take in all of it. Raises GatewayError, UpstreamError."""
+        async for piece in tape.pieces():
+            if piece.is_last:
+                self.vectors = piece.content
+            else:
+                self.is_answered, self.told = True, piece.content
 
     async def _count(self) -> int:
         if self.counted is None:
-            self.counted = await _count(self.request.body["input"], self.tokenizer)
+            self.counted = await _count(self.items, self.tokenizer)
         return self.counted
 
 
-@dataclass(frozen=True, slots=True)
-class _Finish:
-    """What is done to each of an upstream's vectors. `dimensions`: what the client is to get."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingJob:
+    """What one exchange gets of its batches, a result for each of `parts`."""
 
-    upstream_body: Json
-    model: str
-    options: Embedding
-    as_base64: bool
-    dimensions: int | None
-    shortens: bool
+    exchange: Exchange
+    parts: Sequence[_Batch]
+    results: Sequence[_Result]
+    estimate: Usage
+    is_repeatable: bool = True
 
-    @classmethod
-    def of(cls, body: Json, model: Model) -> _Finish:
-        """Return it for a request. Raises BadRequest for a length that the model cannot have.
-
-        A length that the model's configuration does not speak of is left to the upstream.
-        """
-        options, dimensions = model.embedding, body.get("dimensions")
-        shortens = dimensions is not None and bool(options.matryoshka or options.dimensions)
-        if shortens and options.dimensions and dimensions not in options.dimensions:
-            known = ", ".join(map(str, options.dimensions))
-            raise BadRequest(
-                f"Invalid value for 'dimensions': {dimensions}. Supported values are: {known}.",
-                code="invalid_value",
-                param="dimensions",
-            )
-        kept = {k: v for k, v in body.items() if not (shortens and k == "dimensions")}
-        as_base64 = body.get("encoding_format") == "base64"
-        return cls(kept, model.id, options, as_base64, dimensions, shortens)
-
-    def __call__(self, found: Any) -> msgspec.Raw:
-        """Return an upstream's vector, or its vectors per token, as JSON. Raises UpstreamError."""
-        vector = self._sized(self._pooled(found))
+    async def answer(self, tapes: Sequence[Tape]) -> Body:
+        """Return the answer. Raises GatewayError, UpstreamError."""
         try:
-            wanted = to_base64(vector) if self.as_base64 else vector
-        except OverflowError as exc:
-            raise Interrupted("The upstream's embedding holds a number too large.") from exc
-        return msgspec.Raw(msgspec.json.encode(wanted))
+            with self.exchange.waiting():
+                await self._read(tapes)
+        finally:
+            await self._settle()
+        vectors = [vector for result in self.results for vector in result.vectors]
+        tokens = self.exchange.usage.input_tokens
+        return Body(_render(vectors, model=self.exchange.body["model"], tokens=tokens))
 
-    def _pooled(self, found: Any) -> Vector:
-        per_token = bool(found) and not isinstance(found[0], float)
-        rows = found if per_token else [found]
-        if len({len(row) for row in rows}) != 1 or not all(map(is_sound, rows)):
-            raise Interrupted("The upstream's embedding is empty, uneven or not finite.")
-        if not per_token:
-            vector: Vector = found
-            return vector
-        if self.options.pooling is None:
-            raise Misconfigured(
-                f"The upstream of {self.model!r} answers with one embedding per token: its "
-                'operator must set \'embedding.pooling\' to "mean" or "cls".'
-            )
-        return pool(rows, self.options.pooling)
+    async def _read(self, tapes: Sequence[Tape]) -> None:
+        """Have all batches answered. If one fails, the others are ended too."""
+        pairs = zip(self.results, tapes, strict=True)
+        try:
+            await all_of([result.read(tape) for result, tape in pairs])
+        except Rejected as exc:
+            exc.param = exc.param or "input"
+            raise
+        finally:
+            await close_all(tapes)
 
-    def _sized(self, vector: Vector) -> Vector:
-        if self.dimensions is None or len(vector) == self.dimensions:
-            return vector
-        if self.shortens and len(vector) > self.dimensions:
-            return shorten(vector, self.dimensions)
-        raise BadRequest(
-            f"Invalid value for 'dimensions': {self.dimensions}. The model's embeddings have "
-            f"{len(vector)}.",
-            code="invalid_value",
-            param="dimensions",
-        )
+    async def _settle(self) -> None:
+        """Count what was answered, as it was told or else by the tokenizer."""
+        answered = [result for result in self.results if result.is_answered]
+        usage = self.exchange.usage
+        usage.input_tokens = sum([await result.tokens() for result in answered])
+        usage.estimated = any(result.told is None for result in answered)
 
 
 async def _count(items: Sequence[Any], tokenizer: Tokenizer | None) -> int:
@@ -263,17 +224,28 @@ def _items(given: Any) -> list[Any]:
     return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
 
+def _request(exchange: Exchange, target: Target, form: VectorForm, batch: list[Any]) -> Request:
+    """Return what a dialect is asked of one batch."""
+    return Request(
+        task=Task.EMBEDDING,
+        model=target.model,
+        body=form.upstream_body | {"input": batch},
+        prompts=tuple(batch),
+        use_cache=exchange.use_upstream_cache,
+    )
+
+
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def _render(vectors: Sequence[msgspec.Raw], *, model: str, tokens: int) -> bytes:
+def _render(vectors: Sequence[bytes], *, model: str, tokens: int) -> bytes:
     """Return OpenAI's list of embeddings."""
     return msgspec.json.encode(
         {
             "object": "list",
             "data": [
-                {"object": "embedding", "index": index, "embedding": vector}
+                {"object": "embedding", "index": index, "embedding": msgspec.Raw(vector)}
                 for index, vector in enumerate(vectors)
             ],
             "model": model,

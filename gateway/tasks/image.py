@@ -1,23 +1,35 @@
-"""Images: calls sent, pictures brought into the client's format, one answer or a stream of them."""
+"""Images: each call's pictures are a part, brought into the client's format; one answer or a stream
+of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
-from adapters.base import Call, Json, Media, Request
-from adapters.errors import UpstreamError
+import msgspec
+
+from adapters.base import Call, Json, Request
 from gateway import sending
 from gateway.amounts import Usage
-from gateway.errors import BadRequest, GatewayError, from_upstream
+from gateway.catalog import Target
+from gateway.errors import BadRequest, GatewayError
 from gateway.exchange import Body, Exchange, Route
 from gateway.image_files import PATH, ImageFiles
+from gateway.image_stream import ImageStream
 from gateway.images import sniff
 from gateway.pictures import Picture, develop, render_answer, render_event
+from gateway.tapes import Piece, Recipe, Tape, close_all
+from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 from gateway.threads import Threads
+from gateway.together import all_of
 
 _DEVELOPED_AT_ONCE = 2  # each holds a decoded image, 4 bytes per pixel
+_OBEYED_HERE = ("output_format", "output_compression")
+_TOLD = ("background", "quality", "usage")  # of all pictures of a call
 
 
 class ImageTask:
@@ -36,49 +48,113 @@ class ImageTask:
                 param="response_format",
             )
         target = route.target
-        request = Request(task=exchange.task, model=target.model, body=exchange.body)
+        request = Request(
+            task=exchange.task,
+            model=target.model,
+            body=exchange.body,
+            use_cache=exchange.use_upstream_cache,
+        )
         plan = target.upstream.dialect[exchange.task].plan(request)
         exchange.ignored = plan.ignored + _unfulfilled(exchange.body)
+        parts = [
+            _CallPart(
+                target=target,
+                request=request,
+                call=call,
+                made_of=recipe,
+                wait=exchange.wait_for_model,
+                developing=self._developing,
+            )
+            for call, recipe in zip(plan.calls, _recipes(target, request), strict=True)
+        ]
         return ImageJob(
             exchange=exchange,
-            route=route,
-            request=request,
-            calls=plan.calls,
             files=self._files,
-            developing=self._developing,
+            parts=parts,
             estimate=Usage(images=exchange.body.get("n", 1)),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _CallPart:
+    """The pictures of one call; there are several only where the upstream makes them together.
+
+    It yields how many images came, then `[pictures, told]`: the pictures packed, and as JSON what
+    the upstream tells of all of them.
+    """
+
+    target: Target
+    request: Request
+    call: Call
+    made_of: Recipe
+    wait: bool
+    developing: Threads
+
+    def recipe(self) -> Recipe:
+        """Return what the pictures depend on."""
+        return self.made_of
+
+    async def make(self) -> AsyncIterator[Piece]:
+        """Have them painted, and finish them. Raises UpstreamError."""
+        [answer] = await sending.fetch(self.target, self.request, [self.call], wait=self.wait)
+        # They are not decoded yet.
+        yield Piece(sum(sniff(image["media"].data) is not None for image in answer["data"]))
+        pictures = [await self._develop(image, answer) for image in answer.pop("data")]
+        told = {name: answer[name] for name in _TOLD if name in answer}
+        yield Piece([pictures, msgspec.json.encode(told)], is_last=True)
+
+    def is_sound(self, pieces: Sequence[Piece]) -> bool:
+        """Tell whether there are pictures."""
+        return bool(pieces) and pieces[-1].is_last and len(pieces[-1].content[0]) > 0
+
+    async def _develop(self, image: Json, answer: Json) -> list[Any]:
+        form, compression = map(self.request.body.get, _OBEYED_HERE)
+        if form and answer.get("output_format") == form:
+            compression = None  # the upstream knows the two parameters: it has obeyed both
+        extra = {name: value for name, value in image.items() if name != "media"}
+        picture = await self.developing.run(
+            develop, image.pop("media").data, form, compression=compression, extra=extra
+        )
+        return picture.packed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageJob:
-    """The calls of one exchange, and where its images are finished."""
+    """What one exchange gets of its pictures. `files` keeps those that it wants by address."""
 
     exchange: Exchange
-    route: Route
-    request: Request
-    calls: tuple[Call, ...]
     files: ImageFiles | None
-    developing: Threads
+    parts: Sequence[_CallPart]
     estimate: Usage
 
-    async def send(self) -> Body | ImageStream:
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether the client has said which pictures it wants, of all that could be made."""
+        return "seed" in self.exchange.body
+
+    async def answer(self, tapes: Sequence[Tape]) -> Body | ImageStream:
         """Return the answer, a stream once its first image is there.
 
         Raises GatewayError, UpstreamError.
         """
-        return await (self._stream() if self.exchange.is_stream else self._whole())
+        return await (self._stream(tapes) if self.exchange.is_stream else self._whole(tapes))
 
-    async def _whole(self) -> Body:
-        with self.exchange.waiting():
-            answers = await self._fetch(self.calls)
-        pictures = [picture for told in answers for picture in await self._pictures(told)]
-        told = answers[0] if len(answers) == 1 else {}
+    async def _whole(self, tapes: Sequence[Tape]) -> Body:
+        try:
+            sources = [tape.pieces() for tape in tapes]
+            with self.exchange.waiting():
+                await all_of([self._count(source) for source in sources])
+            finished = [await self._finished(source) for source in sources]
+        finally:
+            await close_all(tapes)
+        pictures = [picture for pictures, _ in finished for picture in pictures]
+        told = finished[0][1] if len(finished) == 1 else {}
         return Body(render_answer(self.exchange.created, pictures, told))
 
-    async def _stream(self) -> ImageStream:
+    async def _stream(self, tapes: Sequence[Tape]) -> ImageStream:
         """Return the events, once the first image is there. Raises what its making raised."""
-        stream = ImageStream([asyncio.create_task(self._events(call)) for call in self.calls])
+        makers = [asyncio.create_task(self._events(tape)) for tape in tapes]
+        stream = ImageStream(makers, close=partial(close_all, tapes))
         try:
             with self.exchange.waiting():
                 await stream.open()
@@ -87,56 +163,38 @@ class ImageJob:
             raise
         return stream
 
-    async def _events(self, call: Call) -> bytes:
+    async def _events(self, tape: Tape) -> bytes:
         """Return the frames of one call's images; its usage is told with the last."""
-        created = self.exchange.created
-        [told] = await self._fetch([call])
-        *others, last = await self._pictures(told)
+        created, source = self.exchange.created, tape.pieces()
+        await self._count(source)
+        [*others, last], told = await self._finished(source)
         without_usage = {name: value for name, value in told.items() if name != "usage"}
         frames = [render_event(created, picture, without_usage) for picture in others]
         return b"".join([*frames, render_event(created, last, told)])
 
-    async def _fetch(self, calls: Sequence[Call]) -> list[Json]:
-        return await sending.fetch(
-            self.route.target,
-            self.request,
-            calls,
-            wait=self.exchange.wait_for_model,
-            note=self._note,
-        )
+    async def _count(self, source: AsyncIterator[Piece]) -> None:
+        """Count the images that came, whatever becomes of them."""
+        came = await anext(source)
+        self.exchange.usage.images += came.content
 
-    def _note(self, call: Call, answer: Json) -> None:
-        """Count the images of an answer, whatever becomes of them. They are not decoded yet."""
-        found = (sniff(image["media"].data) for image in answer["data"])
-        self.exchange.usage.images += sum(form is not None for form in found)
+    async def _finished(self, source: AsyncIterator[Piece]) -> tuple[list[Picture], Json]:
+        """Return one call's pictures, and what is told of them."""
+        [(packed, told)] = [piece.content async for piece in source]
+        pictures = [await self._delivered(Picture.unpack(picture)) for picture in packed]
+        return pictures, msgspec.json.decode(told)
 
-    async def _pictures(self, told: Json) -> list[Picture]:
-        """Return one call's images, finished. Raises GatewayError, UpstreamError."""
-        pictures = []
-        for image in told.pop("data"):
-            media: Media = image.pop("media")
-            picture = await self._picture(media.data, told=told, extra=image)
-            self.exchange.usage.pixels += picture.pixels
-            pictures.append(picture)
-        return pictures
-
-    async def _picture(self, data: bytes, *, told: Json, extra: Json) -> Picture:
-        body = self.exchange.body
-        form, compression = body.get("output_format"), body.get("output_compression")
-        if form and told.get("output_format") == form:
-            compression = None  # the upstream knows the two parameters: it has obeyed both
-        picture = await self.developing.run(
-            develop, data, form, compression=compression, extra=extra
-        )
+    async def _delivered(self, picture: Picture) -> Picture:
+        """Return a picture as the client gets it. Raises GatewayError."""
+        self.exchange.usage.pixels += picture.pixels
         if not _by_address(self.exchange):
             return picture
-        return replace(picture, data=b"", url=await self._keep(picture))
+        return replace(picture, text=b"", url=await self._keep(picture))
 
     async def _keep(self, picture: Picture) -> str:
         """Return the address under which the client can fetch `picture`. Raises GatewayError."""
         assert self.files is not None  # noqa: S101 (refused before anything was sent)
         try:
-            name = await asyncio.to_thread(self.files.write, picture.data, picture.form)
+            name = await asyncio.to_thread(_write, self.files, picture)
         except OSError as exc:
             raise GatewayError(
                 "The image was made but cannot be kept: ask for 'b64_json'.",
@@ -145,54 +203,21 @@ class ImageJob:
         return f"{self.exchange.base_url}{PATH}/{name}"
 
 
-class ImageStream:
-    """The events of images as they are ready. Iterating never raises: a failure is an event.
+def _recipes(target: Target, request: Request) -> list[Recipe]:
+    """Return what the pictures of each call depend on.
 
-    Each of `makers` returns the frames of its images. They end when the stream is closed.
+    Without a seed some dialects draw one: then these are the calls of the seed 0, and marked.
     """
-
-    content_type = "text/event-stream; charset=utf-8"
-
-    def __init__(self, makers: Sequence[asyncio.Task[bytes]]) -> None:
-        self._pending = set(makers)
-        self._ready: list[bytes] = []
-        self._failure: GatewayError | UpstreamError | None = None
-        self.is_over = False
-        self.error: GatewayError | None = None
-
-    async def open(self) -> None:
-        """Wait for the first images. Raises GatewayError, UpstreamError: no event was sent yet."""
-        await self._wait()
-        if self._failure and not self._ready:
-            raise self._failure
-
-    async def frames(self) -> AsyncIterator[bytes]:
-        """Yield frames until all images are there, or one has failed."""
-        while not self.is_over:
-            if not self._ready:
-                await self._wait()
-            frames, self._ready = self._ready, []
-            if self._failure:
-                self.error = _told_to_client(self._failure)
-                frames.append(self.error.event())
-                await self.aclose()
-            self.is_over = not self._pending
-            yield b"".join(frames)
-
-    async def aclose(self) -> None:
-        """End what is still being made."""
-        for maker in self._pending:
-            maker.cancel()
-        await asyncio.gather(*self._pending, return_exceptions=True)
-        self._pending = set()
-
-    async def _wait(self) -> None:
-        done, self._pending = await asyncio.wait(self._pending, return_when=asyncio.FIRST_COMPLETED)
-        for maker in done:
-            try:
-                self._ready.append(maker.result())
-            except (GatewayError, UpstreamError) as exc:
-                self._failure = exc
+    unneeded = WITHOUT_EFFECT | ({"n"} if request.body.get("n") == 1 else set())
+    body = {name: value for name, value in request.body.items() if name not in unneeded}
+    form: Json = {name: body[name] for name in _OBEYED_HERE if name in body}
+    is_seeded = "seed" in body
+    plan = target.upstream.dialect[request.task].plan
+    calls = plan(replace(request, body={"seed": 0} | body)).calls
+    return [
+        Recipe(calls=[call], form=form if is_seeded else form | {"unseeded": True, "index": at})
+        for at, call in enumerate(calls)
+    ]
 
 
 def _by_address(exchange: Exchange) -> bool:
@@ -208,5 +233,5 @@ def _unfulfilled(body: Json) -> tuple[str, ...]:
     return tuple(name for name, is_wished in wished.items() if is_wished)
 
 
-def _told_to_client(error: GatewayError | UpstreamError) -> GatewayError:
-    return error if isinstance(error, GatewayError) else from_upstream(error)
+def _write(files: ImageFiles, picture: Picture) -> str:
+    return files.write(picture.data, picture.form)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -12,13 +13,16 @@ from adapters.errors import Interrupted
 from gateway import sending
 from gateway.amounts import Usage
 from gateway.audio import BadAudio
+from gateway.catalog import Target
 from gateway.encoder import CONTENT_TYPES
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Frames, Route
 from gateway.look_ahead import LookAhead
-from gateway.recording import Recording, convert
+from gateway.recording import Recording
 from gateway.sentences import pack_sentences, split_sentences
 from gateway.speech_stream import SpeechEvents, SpeechStream
+from gateway.tapes import Piece, Recipe, Tape
+from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 from gateway.threads import Threads
 
 _LONGEST_PIECE = 300  # characters; models are trained on a sentence or a few
@@ -40,81 +44,71 @@ class SpeechTask:
         request = _request(exchange, route)
         plan = route.target.upstream.dialect[exchange.task].plan(request)
         exchange.ignored = plan.ignored
-        return SpeechJob(
-            exchange=exchange,
-            route=route,
+        file = _File(
+            target=route.target,
             request=request,
             calls=plan.calls,
+            wait=exchange.wait_for_model,
             threads=self._threads,
-            estimate=Usage(characters=len(exchange.body["input"])),
         )
+        estimate = Usage(characters=len(exchange.body["input"]))
+        return SpeechJob(exchange=exchange, file=file, estimate=estimate)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How much of a file's text has been spoken so far."""
+
+    characters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpeechJob:
-    """The calls of one exchange, one for each piece of its text."""
+class _File:
+    """A whole file. For each call it yields two pieces, both `[bytes, characters, audio_ms]`.
 
-    exchange: Exchange
-    route: Route
+    The first says that the call's sound came and is empty, the second is what could be encoded
+    with it, maybe nothing. The counts are of the file so far.
+    """
+
+    target: Target
     request: Request
     calls: tuple[Call, ...]
+    wait: bool
     threads: Threads
-    estimate: Usage
 
-    async def send(self) -> Body | Frames:
-        """Return the answer once its first piece is there; what is short, as a whole.
+    @property
+    def form(self) -> str:
+        """Its format."""
+        form: str = self.request.body.get("response_format", "mp3")
+        return form
 
-        Raises UpstreamError.
-        """
-        pieces = LookAhead(
-            (partial(self._fetch, call) for call in self.calls), depth=_CALLS_AT_ONCE
-        )
-        try:
-            return await self._answer(pieces)
-        except BaseException:
-            await pieces.aclose()
-            raise
+    def recipe(self) -> Recipe:
+        """Return what it depends on."""
+        request = self.request
+        body = {name: value for name, value in request.body.items() if name not in WITHOUT_EFFECT}
+        plan = self.target.upstream.dialect[request.task].plan(replace(request, body=body))
+        return Recipe(calls=plan.calls, form={"response_format": self.form})
 
-    async def _answer(self, pieces: LookAhead[Media]) -> Body | Frames:
-        is_events = self.exchange.body.get("stream_format") == "sse"
-        if len(self.calls) == 1 and not is_events:
-            return Body(await self._whole(pieces), CONTENT_TYPES[self._form])
-        parts = self._parts(pieces)
-        first = await anext(parts)
-        sound = SpeechStream(self._form, first=first, parts=parts, close=pieces.aclose)
-        return SpeechEvents(sound, self.exchange.usage) if is_events else sound
+    async def make(self) -> AsyncIterator[Piece]:
+        """Have it spoken, and encode it. Raises UpstreamError."""
+        progress, recording = _Progress(), Recording(self.form, pieces=len(self.calls))
+        jobs = (partial(self._fetch, call, progress) for call in self.calls)
+        async with aclosing(LookAhead(jobs, depth=_CALLS_AT_ONCE)) as sounds:
+            async for media in sounds:
+                yield Piece([b"", progress.characters, recording.duration_ms])
+                data = await self._off_loop(recording.add, media)
+                content = [data, progress.characters, recording.duration_ms]
+                yield Piece(content, is_last=recording.is_whole)
 
-    async def _whole(self, pieces: LookAhead[Media]) -> bytes:
-        """Return the file of the only piece. Raises UpstreamError."""
-        with self.exchange.waiting():
-            media = await anext(pieces)
-        data, seconds = await self._off_loop(convert, media, self._form)
-        self._note_duration(seconds)
-        return data
+    def is_sound(self, pieces: Sequence[Piece]) -> bool:
+        """Tell whether there is something to be heard."""
+        return bool(pieces) and pieces[-1].is_last and any(piece.content[0] for piece in pieces)
 
-    async def _parts(self, pieces: LookAhead[Media]) -> AsyncIterator[bytes]:
-        """Yield the file of all pieces, a part for each. Raises UpstreamError."""
-        if len(self.calls) == 1:
-            yield await self._whole(pieces)
-            return
-        recording = Recording(self._form)
-        while media := await self._next(pieces):
-            part = await self._off_loop(recording.add, media)
-            self._note_duration(recording.duration_seconds)
-            yield part
-        yield await self._off_loop(recording.finish)
-
-    async def _next(self, pieces: LookAhead[Media]) -> Media | None:
-        with self.exchange.waiting():
-            return await anext(pieces, None)
-
-    async def _fetch(self, call: Call) -> Media:
+    async def _fetch(self, call: Call, progress: _Progress) -> Media:
         """Return one call's sound, and count the characters that it was made of."""
-        exchange, prompts = self.exchange, self.request.prompts
-        [answer] = await sending.fetch(
-            self.route.target, self.request, [call], wait=exchange.wait_for_model
-        )
-        exchange.usage.characters += len(prompts[call.index] if prompts else exchange.body["input"])
+        prompts = self.request.prompts
+        [answer] = await sending.fetch(self.target, self.request, [call], wait=self.wait)
+        progress.characters += len(prompts[call.index] if prompts else self.request.body["input"])
         media: Media = answer["media"]
         return media
 
@@ -125,13 +119,62 @@ class SpeechJob:
         except BadAudio as exc:
             raise Interrupted(f"The upstream's sound is of no use: {exc.message}.") from exc
 
-    def _note_duration(self, seconds: float) -> None:
-        self.exchange.usage.audio_ms = round(seconds * 1000)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechJob:
+    """What one exchange gets of its file."""
+
+    exchange: Exchange
+    file: _File
+    estimate: Usage
+    is_repeatable: bool = True
 
     @property
-    def _form(self) -> str:
-        form: str = self.exchange.body.get("response_format", "mp3")
-        return form
+    def parts(self) -> Sequence[_File]:
+        """The only one."""
+        return (self.file,)
+
+    async def answer(self, tapes: Sequence[Tape]) -> Body | Frames:
+        """Return the answer once its first piece is there; what is short, as a whole.
+
+        Raises UpstreamError, GatewayError.
+        """
+        [tape] = tapes
+        try:
+            return await self._answer(tape)
+        except BaseException:
+            await tape.aclose()
+            raise
+
+    async def _answer(self, tape: Tape) -> Body | Frames:
+        exchange, form = self.exchange, self.file.form
+        is_events = exchange.body.get("stream_format") == "sse"
+        sound = self._sound(tape.pieces())
+        if len(self.file.calls) == 1 and not is_events:
+            [data] = [part async for part in sound]
+            await tape.aclose()
+            return Body(data, CONTENT_TYPES[form])
+        first = await anext(sound)
+        stream = SpeechStream(form, first=first, parts=sound, close=tape.aclose)
+        return SpeechEvents(stream, exchange.usage) if is_events else stream
+
+    async def _sound(self, pieces: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+        """Yield the file, a part for each call, and count it. Raises UpstreamError, GatewayError.
+
+        Encoding is no time spent waiting for the upstream.
+        """
+        while (came := await self._next(pieces)) is not None:
+            self._count(came)
+            encoded = await anext(pieces)
+            self._count(encoded)
+            yield encoded.content[0]
+
+    async def _next(self, pieces: AsyncIterator[Piece]) -> Piece | None:
+        with self.exchange.waiting():
+            return await anext(pieces, None)
+
+    def _count(self, piece: Piece) -> None:
+        _, self.exchange.usage.characters, self.exchange.usage.audio_ms = piece.content
 
 
 def _request(exchange: Exchange, route: Route) -> Request:
@@ -150,6 +193,7 @@ def _request(exchange: Exchange, route: Route) -> Request:
         body={name: value for name, value in body.items() if name != "voice"} | named,
         prompts=_pieces(body["input"]) if splits else (),
         parameter_names=voices.parameter_names,
+        use_cache=exchange.use_upstream_cache,
     )
 
 

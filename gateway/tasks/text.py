@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
 
 from adapters.base import Call, Json, Plan, Request, Task
 from adapters.errors import ContextTooLong
 from adapters.parameters import most_tokens
-from gateway import sending
 from gateway.amounts import Usage
 from gateway.answers import Head, finish_reason_of, render_answer
 from gateway.catalog import Target
 from gateway.chunks import StreamEncoder
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
+from gateway.folding import fold
 from gateway.prompt_size import PromptSize
 from gateway.prompts import Prompts
-from gateway.streaming import AnswerStream
+from gateway.streaming import AnswerStream, Reader
+from gateway.tapes import Piece, Tape, close_all
+from gateway.tasks.text_part import Recipes, TextPart
+from gateway.together import all_of
 from gateway.usage import UsageMeter
 from gateway.vision import Vision
 
@@ -39,17 +44,31 @@ class TextTask:
         request = await self._prompts.translate(exchange.task, exchange.body, model, target)
         if exchange.task is Task.CHAT:
             request = await self._vision(request, exchange, target)
+        if not exchange.use_upstream_cache:
+            request = replace(request, use_cache=False)
         plan = await _plan(request, target)
         exchange.ignored = plan.ignored
         count = self._prompts.counter(model)
         prompts = PromptSize(request, count=count)
         each = request.body.get("n", 1)
+        recipes = Recipes(target, request, plan)
         return TextJob(
             exchange=exchange,
             route=route,
-            request=request,
-            calls=plan.calls,
             choices=choices,
+            is_repeatable=recipes.is_repeatable,
+            parts=[
+                TextPart(
+                    target=target,
+                    request=request,
+                    call=call,
+                    at=at,
+                    choices=choices // len(plan.calls),
+                    wait=exchange.wait_for_model,
+                    recipes=recipes,
+                )
+                for at, call in enumerate(plan.calls)
+            ],
             meter=UsageMeter(exchange.usage, prompts, choices=each, count=count),
             estimate=Usage(
                 input_tokens=await prompts.at_most(exactly=exchange.counts_tokens),
@@ -60,56 +79,70 @@ class TextTask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextJob:
-    """The calls of one exchange. `choices`: how many the client is to get."""
+    """The texts of one exchange. `choices`: how many the client is to get."""
 
     exchange: Exchange
     route: Route
-    request: Request
-    calls: tuple[Call, ...]
     choices: int
+    is_repeatable: bool
+    parts: Sequence[TextPart]
     meter: UsageMeter
     estimate: Usage
 
-    async def send(self) -> Body | AnswerStream:
-        """Return the answer. Raises UpstreamError."""
+    async def answer(self, tapes: Sequence[Tape]) -> Body | AnswerStream:
+        """Return the answer, a stream once all tapes have begun.
+
+        Raises GatewayError, UpstreamError.
+        """
         try:
-            return await (self._stream() if self.exchange.is_stream else self._whole())
-        except ContextTooLong as exc:
-            exc.param = exc.param or _LONG_PARAMS[self.exchange.task]
+            return await (self._stream(tapes) if self.exchange.is_stream else self._whole(tapes))
+        except BaseException as exc:
+            await close_all(tapes)
+            if isinstance(exc, ContextTooLong):
+                exc.param = exc.param or _LONG_PARAMS[self.exchange.task]
             raise
 
-    async def _whole(self) -> Body:
+    async def _whole(self, tapes: Sequence[Tape]) -> Body:
         """Return the body of a whole answer."""
         exchange = self.exchange
         try:
             with exchange.waiting():
-                answers = await sending.fetch(
-                    self.route.target,
-                    self.request,
-                    self.calls,
-                    wait=exchange.wait_for_model,
-                    note=self.meter.note,
-                )
+                answers = await self._read(tapes)
         finally:
             usage = await self.meter.settle()
         body = Body(render_answer(self._head(), answers, usage))
         exchange.finish = _finish_of(answers)
         return body
 
-    async def _stream(self) -> AnswerStream:
-        """Return the frames, once every upstream stream has sent its first event."""
+    async def _read(self, tapes: Sequence[Tape]) -> list[Json]:
+        """Return the whole answers of all tapes."""
+        came: list[list[Piece]] = [[] for _ in tapes]
+        readers = map(Reader, tapes, self._calls, repeat(self.meter))
+        steps = [reader.read_all(pieces) for reader, pieces in zip(readers, came, strict=True)]
+        if len(steps) == 1:  # as most have: no task of its own
+            await steps[0]
+        else:
+            await all_of(steps)
+        await close_all(tapes)
+        return [fold(pieces) for pieces in came]
+
+    async def _stream(self, tapes: Sequence[Tape]) -> AnswerStream:
+        """Return the frames, once every tape has brought its first piece."""
         exchange = self.exchange
-        with exchange.waiting():
-            sources = await sending.stream(
-                self.route.target, self.request, self.calls, wait=exchange.wait_for_model
-            )
         options = exchange.body.get("stream_options") or {}
         encoder = StreamEncoder(
             self._head(),
             choices=self.choices,
             include_usage=options.get("include_usage") is True,
         )
-        return AnswerStream(exchange, sources, encoder=encoder, meter=self.meter)
+        stream = AnswerStream(exchange, tapes, calls=self._calls, encoder=encoder, meter=self.meter)
+        with exchange.waiting():
+            await stream.open()
+        return stream
+
+    @property
+    def _calls(self) -> list[Call]:
+        return [part.call for part in self.parts]
 
     def _head(self) -> Head:
         """Return what all objects of the answer share."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -12,10 +13,13 @@ from adapters.errors import Rejected
 from gateway import sending
 from gateway.amounts import Usage
 from gateway.audio import CONTENT_TYPES, BadAudio, measure_seconds, resample, sniff
+from gateway.catalog import Target
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
 from gateway.sentences import split_sentences
 from gateway.subtitles import Span, parse_chunks, render_srt, render_verbose, render_vtt
+from gateway.tapes import Piece, Recipe, Tape, collect
+from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 from gateway.threads import Threads
 
 _TAKEN = frozenset({"wav", "flac", "mp3"})  # what every server reads; the rest becomes FLAC
@@ -40,16 +44,21 @@ class TranscriptionTask:
         media, seconds = await self._fitted(exchange)
         exchange.media = None  # what is sent is enough to hold
         request = Request(
-            task=exchange.task, model=route.target.model, body=exchange.body, media=media
+            task=exchange.task,
+            model=route.target.model,
+            body=exchange.body,
+            media=media,
+            use_cache=exchange.use_upstream_cache,
         )
         plan = route.target.upstream.dialect[exchange.task].plan(request)
         exchange.ignored = plan.ignored
+        is_drawn = bool(exchange.body.get("temperature"))
+        is_seeded = "seed" in exchange.body and "seed" not in plan.ignored
         return TranscriptionJob(
             exchange=exchange,
-            route=route,
-            request=request,
-            calls=plan.calls,
+            heard=_Heard(route.target, request, plan.calls, exchange.wait_for_model),
             seconds=seconds,
+            is_repeatable=is_seeded or not is_drawn,
             estimate=Usage(audio_ms=round(seconds * 1000)),
         )
 
@@ -63,31 +72,67 @@ class TranscriptionTask:
             ) from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TranscriptionJob:
-    """The call of one exchange. Its sound lasts `seconds`."""
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What was said, in the upstream's words: its translator's answer, as JSON.
 
-    exchange: Exchange
-    route: Route
+    JSON, as its integers may be longer than msgpack's.
+    """
+
+    target: Target
     request: Request
     calls: tuple[Call, ...]
+    wait: bool
+
+    def recipe(self) -> Recipe:
+        """Return the call without its sound, and the sound."""
+        request, media = self.request, self.request.media
+        assert media is not None  # noqa: S101 (there is one in each request)
+        body = {name: value for name, value in request.body.items() if name not in WITHOUT_EFFECT}
+        plan = self.target.upstream.dialect[request.task].plan
+        silent = plan(replace(request, body=body, media=replace(media, data=b"")))
+        return Recipe(calls=silent.calls, media=media.data)
+
+    async def make(self) -> AsyncIterator[Piece]:
+        """Have the sound transcribed. Raises UpstreamError."""
+        [answer] = await sending.fetch(self.target, self.request, self.calls, wait=self.wait)
+        yield Piece(msgspec.json.encode(answer), is_last=True)
+
+    def is_sound(self, pieces: Sequence[Piece]) -> bool:
+        """Tell whether it is there; a silence has no text."""
+        return bool(pieces) and pieces[-1].is_last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TranscriptionJob:
+    """What one exchange gets of what was `heard`. The sound lasts `seconds`."""
+
+    exchange: Exchange
+    heard: _Heard
     seconds: float
+    is_repeatable: bool
     estimate: Usage
 
-    async def send(self) -> Body:
-        """Return the answer. Raises UpstreamError."""
-        exchange, target = self.exchange, self.route.target
+    @property
+    def parts(self) -> Sequence[_Heard]:
+        """The only one."""
+        return (self.heard,)
+
+    async def answer(self, tapes: Sequence[Tape]) -> Body:
+        """Return the answer. Raises UpstreamError, GatewayError."""
+        exchange, [tape] = self.exchange, tapes
         with exchange.waiting():
             try:
-                [answer] = await sending.fetch(
-                    target, self.request, self.calls, wait=exchange.wait_for_model
-                )
+                [piece] = await collect(tape)
             except Rejected as exc:
                 exc.param = exc.param or "file"
                 raise
         exchange.usage.audio_ms = self.estimate.audio_ms
-        english = target.model.endswith(".en")
-        transcript = _Transcript.of(answer, self.seconds, english=english)
+        transcript = _Transcript.of(
+            msgspec.json.decode(piece.content),
+            self.seconds,
+            english=self.heard.request.model.endswith(".en"),
+        )
         return transcript.events() if exchange.is_stream else transcript.render(exchange.body)
 
 

@@ -103,4 +103,6 @@ def _settings(url: str, tokenizer: str) -> Settings:
         *(model(name, "vllm") for name in names("openai")),
         model("tgi", "tgi", **rendered),
     ]
-    return Settings.model_validate({"upstreams": upstreams, "models": models})
+    # Recordings of refusals stand beside others of the same model.
+    cache = {"refusal_seconds": 0}
+    return Settings.model_validate({"upstreams": upstreams, "models": models, "cache": cache})

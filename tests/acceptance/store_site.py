@@ -84,6 +84,7 @@ async def open_site(
     settings = Settings.model_validate(
         {
             "store": store,
+            "cache": {"ttl_seconds": 0},  # each answer is made anew, and so counts in full
             "upstreams": [{"name": "u", "dialect": "openai", "base_url": f"{upstream.url}/v1"}],
             "models": [{**model, "targets": [{"upstream": "u"}]} for model in _MODELS],
         }

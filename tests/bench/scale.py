@@ -31,7 +31,7 @@ from gateway.book import Book
 from gateway.edge import uuid7
 from gateway.keys import NewKey
 from gateway.ledger import Entry, Record
-from gateway.store import StateStore
+from gateway.store import Store
 from tests.bench import full_book, gateways, proc
 from tests.bench.client import Connection, Target
 from tests.bench.gateways import Launch, Site
@@ -113,7 +113,7 @@ class Scale:
         """Let the state store, which is new, be told from the book what its counters are."""
         url, _ = embedded.urls(place.data_dir)
         async with self._running(place) as gateway:
-            state = StateStore(url)
+            state = Store(url)
             began = time.perf_counter()
             while True:
                 if not await counters.missing(state):

@@ -19,7 +19,7 @@ from gateway.edge import uuid7
 from gateway.ledger import Record
 from gateway.ledger_stream import dead_key, stream_key
 from gateway.quotas import Settlement, check_settled, reserve, settle
-from gateway.store import StateStore
+from gateway.store import Store
 
 ALICE = Account.of(key_id="alice", team="red")
 BOB = Account.of(key_id="bob")
@@ -33,7 +33,7 @@ class Stores:
 
     data_dir: Path
     url: str
-    state: StateStore
+    state: Store
     book: Book
 
     @property
@@ -72,7 +72,7 @@ class Stores:
 async def open_stores(data_dir: Path) -> AsyncIterator[Stores]:
     """Yield the embedded state store, which knows no counters yet, and an empty book."""
     pair = await embedded.start(data_dir)
-    state = StateStore(pair.state_url, timeout_seconds=5, probe_seconds=0.01)
+    state = Store(pair.state_url, timeout_seconds=5, probe_seconds=0.01)
     book = await Book.open(data_dir)
     try:
         yield Stores(data_dir, pair.state_url, state, book)

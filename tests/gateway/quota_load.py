@@ -18,7 +18,7 @@ from gateway.edge import uuid7
 from gateway.ledger import Record
 from gateway.limits import Limits
 from gateway.quotas import QuotaExceeded, Settlement, check_settled, reserve, settle
-from gateway.store import StateStore
+from gateway.store import Store
 
 KEYS, TEAM, TASKS, LEASE_MS = ("a", "b", "c"), "race", 50, 1500
 PRICE = 1_003  # nano-USD per token, as good as any
@@ -94,7 +94,7 @@ def _part(amounts: Amounts, fraction: float) -> Amounts:
 
 
 async def request(
-    store: StateStore, account: Account, chance: random.Random, admitted: asyncio.Event
+    store: Store, account: Account, chance: random.Random, admitted: asyncio.Event
 ) -> bool:
     """Reserve, work a while, settle, perhaps twice. Tell whether it was admitted."""
     request_id, tokens = uuid7(), chance.randint(1, 900)
@@ -143,7 +143,7 @@ async def request(
 
 async def main(url: str, seconds: float, seed: int) -> int:
     """Return how many requests were admitted."""
-    store = StateStore(url, timeout_seconds=5)
+    store = Store(url, timeout_seconds=5)
     loop = asyncio.get_running_loop()
     until, chance, found = loop.time() + seconds, random.Random(seed), accounts()
     first = asyncio.Event()

@@ -28,14 +28,14 @@ VICTIM = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from gateway.book import Book
-from gateway.store import StateStore
+from gateway.store import Store
 from gateway.writer import Writer
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 async def main(url, data_dir, moment):
-    state, book = StateStore(url, timeout_seconds=5), await Book.open(data_dir)
+    state, book = Store(url, timeout_seconds=5), await Book.open(data_dir)
     add, call = book.add_entries, state.call
 
     async def add_and_die(entries):

@@ -18,6 +18,7 @@ from gateway.image_files import ImageFiles
 from gateway.keys import Caller
 from gateway.tasks.image import ImageStream, ImageTask
 from tests.gateway.image_route.painting import painted
+from tests.gateway.taped import answered
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ def exchange(**body: Any) -> Exchange:
 
 
 async def answer(task: ImageTask, asked: Exchange, route: Route) -> Answer:
-    return await (await task.prepare(asked, route)).send()
+    return await answered(await task.prepare(asked, route))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from gateway.accounts import DAY_FIELDS, MONTH_FIELD, Caps, shard_keys, use_key
 from gateway.ledger import Record
 from gateway.limits import Limits
 from gateway.quotas import RECLAIM
-from gateway.store import Script, StateStore
+from gateway.store import Script, Store
 from tests.gateway import quota_load
 from tests.gateway.quota_load import KEY_LIMITS, KEYS, TEAM_LIMITS, amounts_of
 
@@ -45,7 +45,7 @@ LOOK = Script(
 async def store(tmp_path: Path):
     """Yield a state store whose one shard that is used is ready, and its URL."""
     pair = await embedded.start(tmp_path)
-    store = StateStore(pair.state_url, timeout_seconds=5)
+    store = Store(pair.state_url, timeout_seconds=5)
     await store.call("SET", shard_keys(quota_load.accounts()[0].shard)[0], "1")
     try:
         yield store, pair.state_url
@@ -67,7 +67,7 @@ def caps_of(limits: Limits) -> list[int]:
     return [caps.requests, caps.tokens, caps.images, caps.characters, caps.audio_ms, caps.nano_usd]
 
 
-async def sample(store: StateStore, peaks: dict[str, list[float]]) -> None:
+async def sample(store: Store, peaks: dict[str, list[float]]) -> None:
     """Note the most that each scope ever had used and reserved, all read at one instant."""
     keys = [
         key
@@ -82,7 +82,7 @@ async def sample(store: StateStore, peaks: dict[str, list[float]]) -> None:
             peaks[scope] = [max(*pair) for pair in zip(peaks.get(scope, now), now, strict=True)]
 
 
-async def ledger_sums(store: StateStore) -> tuple[Counter[tuple[str, str]], Counter[str]]:
+async def ledger_sums(store: Store) -> tuple[Counter[tuple[str, str]], Counter[str]]:
     """Return Σ ledger by scope and counter, and how many records there are of each status."""
     sums: Counter[tuple[str, str]] = Counter()
     statuses: Counter[str] = Counter()

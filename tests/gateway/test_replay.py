@@ -31,7 +31,7 @@ from pathlib import Path
 from gateway import quotas
 from gateway.book import Book
 from gateway.replay import replay
-from gateway.store import StateStore
+from gateway.store import Store
 
 settle_one, settled = quotas.replay, []
 
@@ -44,7 +44,7 @@ async def settle_and_die(state, settlement):
 async def main(url, folder):
     quotas.replay = settle_and_die
     book = await Book.open(folder.parent)
-    await replay(StateStore(url, timeout_seconds=5), book, folder)
+    await replay(Store(url, timeout_seconds=5), book, folder)
 
 asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
 """

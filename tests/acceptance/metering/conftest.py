@@ -11,7 +11,7 @@ import pytest
 
 from gateway import wire
 from gateway.config import Settings
-from gateway.store import StateStore
+from gateway.store import Store
 from tests.acceptance.metering.customer import counting
 from tests.acceptance.metering.exchange_kinds import settings_of
 from tests.acceptance.metering.pace import Pace, Witness
@@ -51,17 +51,17 @@ async def metered(
     """
     settings = Settings.model_validate(settings_of(player.url))
     folder = tmp_path_factory.mktemp("gateway")
-    defaults = StateStore.__init__.__kwdefaults__ or {}
+    defaults = Store.__init__.__kwdefaults__ or {}
     patient = {**defaults, "timeout_seconds": 10.0}
     async with AsyncExitStack() as closing:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(StateStore.__init__, "__kwdefaults__", patient)
+            patch.setattr(Store.__init__, "__kwdefaults__", patient)
             running = await closing.enter_async_context(
                 metered_gateway(settings, folder, transport=witness)
             )
         await counting(running)
         await running.until(partial(_readiness, running), lambda status: status == 200)
-        state = StateStore(running.stores.state_url)
+        state = Store(running.stores.state_url)
         yield replace(running, state=state)
         await state.aclose()
         assert await running.differences() == []

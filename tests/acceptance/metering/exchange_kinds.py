@@ -80,6 +80,7 @@ def settings_of(url: str) -> Json:
         return {"name": name, "dialect": dialect, "base_url": base_url, **more}
 
     return {
+        "cache": {"ttl_seconds": 0},  # each answer is made anew, and so counts in full
         "upstreams": [
             upstream("hf", "hf", load_wait_seconds=0),
             upstream("openai", "openai"),

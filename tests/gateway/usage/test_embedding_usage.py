@@ -16,6 +16,7 @@ from gateway.tasks.embedding import EmbeddingTask
 from gateway.template_shelf import TemplateShelf
 from gateway.tokenizer import Tokenizer
 from gateway.vectors import is_sound
+from tests.gateway.taped import answered
 from tests.gateway.usage.gate import exchange, route
 from tests.gateway.usage.text_upstream import as_json
 from tests.scripted_upstream import Upstream, Visit
@@ -56,7 +57,7 @@ async def test_an_estimate_is_at_least_what_embeddings_use(
     asked = exchange(Task.EMBEDDING, input=texts)
     asked.counts_tokens = counts_tokens
     job = await EmbeddingTask(tokenizers).prepare(asked, embedder(upstream, tokenizer=tokenizer))
-    await job.send()
+    await answered(job)
     assert job.estimate.input_tokens >= asked.usage.input_tokens > 0
     assert asked.usage.estimated
 
@@ -70,7 +71,7 @@ async def test_embedded_tokens_are_told_or_as_many_as_were_sent(
         upstream.play(as_json({"data": data, "usage": usage}))
         asked = exchange(Task.EMBEDDING, input=[[1, 2, 3], [4, 5]])
         job = await EmbeddingTask(tokenizers).prepare(asked, path)
-        await job.send()
+        await answered(job)
         assert asked.usage == used
         assert job.estimate == Usage(5)
 
@@ -101,11 +102,11 @@ async def test_batches_that_came_were_used_whatever_became_of_the_others(
         for _ in range(4):  # vectors of the two other batches
             await came.acquire()
 
-    monkeypatch.setattr("gateway.tasks.embedding.is_sound", noting)
+    monkeypatch.setattr("gateway.vector_form.is_sound", noting)
     upstream.play(play)
     asked = exchange(Task.EMBEDDING, input=TEXTS)
     job = await EmbeddingTask(tokenizers).prepare(asked, embedder(upstream))
-    sending = asyncio.create_task(job.send())
+    sending = asyncio.create_task(answered(job))
     if ending == "left":
         await all_came()
         sending.cancel()

@@ -13,6 +13,7 @@ from gateway.exchange import Body, Exchange, Frames, Route
 from gateway.images import sniff
 from gateway.tasks.image import ImageTask
 from tests.gateway.image_route.painting import http, painted
+from tests.gateway.taped import answered
 from tests.gateway.usage.gate import Gate, exchange, left_after, route
 from tests.gateway.usage.text_upstream import as_json
 from tests.scripted_upstream import Upstream, Visit
@@ -26,7 +27,7 @@ async def streamed(asked: Exchange, path: Route, gate: Gate) -> Frames:
     job = await ImageTask(None).prepare(asked, path)
     assert job.estimate == Usage(images=4)
     await gate.open()
-    stream = await job.send()
+    stream = await answered(job)
     assert not isinstance(stream, Body)
     return stream
 
@@ -81,7 +82,7 @@ async def test_images_that_came_before_another_failed_were_used(
     upstream.play(paint, fail, paint)
     asked = exchange(Task.IMAGE, prompt="fox", n=3)
     with pytest.raises(Failed):
-        await (await ImageTask(None).prepare(asked, route(upstream, Task.IMAGE))).send()
+        await answered(await ImageTask(None).prepare(asked, route(upstream, Task.IMAGE)))
     assert asked.usage.images == 2
 
 
@@ -89,5 +90,5 @@ async def test_what_is_no_image_is_not_counted(upstream: Upstream) -> None:
     upstream.play(http(b"an apology"))
     asked = exchange(Task.IMAGE, prompt="fox")
     with pytest.raises(Interrupted):
-        await (await ImageTask(None).prepare(asked, route(upstream, Task.IMAGE))).send()
+        await answered(await ImageTask(None).prepare(asked, route(upstream, Task.IMAGE)))
     assert asked.usage == Usage()

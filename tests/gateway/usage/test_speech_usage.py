@@ -12,6 +12,7 @@ from gateway.audio import Pcm, encode
 from gateway.exchange import Body
 from gateway.tasks.speech import SpeechTask
 from tests.gateway.image_route.painting import http
+from tests.gateway.taped import answered
 from tests.gateway.usage.gate import Gate, exchange, left_after, route
 from tests.gateway.usage.text_upstream import as_json
 from tests.scripted_upstream import Upstream, Visit
@@ -39,7 +40,7 @@ async def test_speech_that_is_left_used_what_was_spoken(
     job = await SpeechTask().prepare(asked, route(upstream, Task.SPEECH))
     assert job.estimate == Usage(characters=len(text))
     await gate.open()
-    stream = await job.send()
+    stream = await answered(job)
     assert not isinstance(stream, Body)
     assert asked.usage == Usage(characters=len(SENTENCES[0]), audio_ms=1000)
     await left_after(stream, gate, reads=reads)
@@ -64,7 +65,7 @@ async def test_speech_that_breaks_off_used_what_was_spoken(
     )
     job = await SpeechTask().prepare(asked, route(upstream, Task.SPEECH))
     await gate.open()
-    stream = await job.send()
+    stream = await answered(job)
     assert not isinstance(stream, Body)
     visits = {sentence_number(visit): visit for visit in [await upstream.arrival() for _ in "123"]}
     async for _ in stream.frames():
@@ -78,5 +79,5 @@ async def test_speech_that_breaks_off_used_what_was_spoken(
 async def test_speech_in_one_piece_used_all_of_it(upstream: Upstream) -> None:
     upstream.play(http(SECOND, kind="audio/wav"))
     asked = exchange(Task.SPEECH, input="Hello.", voice="alloy", response_format="wav")
-    await (await SpeechTask().prepare(asked, route(upstream, Task.SPEECH))).send()
+    await answered(await SpeechTask().prepare(asked, route(upstream, Task.SPEECH)))
     assert asked.usage == Usage(characters=6, audio_ms=1000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from tests.gateway.usage.text_upstream import (
     Tap,
     Text,
     as_json,
+    directly,
     events_for,
     exchange,
     play_whole,
@@ -37,7 +39,7 @@ EACH = [(dialect, n) for dialect in DIALECTS for n in (1, 3)]
 
 async def told_to_client(text: Text, asked: Exchange) -> Any:
     """Return the `usage` that the client gets, of a stream or of a whole answer."""
-    answer = await (await text.prepared(asked)).send()
+    answer = await text.answered(asked)
     if isinstance(answer, Body):
         return json.loads(answer.data)["usage"]
     frames = b"".join([frame async for frame in answer.frames()]).split(b"\n\n")
@@ -54,7 +56,7 @@ async def test_an_estimate_is_at_least_what_a_whole_answer_uses(
     asked = exchange(dialect, n=n, max_tokens=20)
     asked.counts_tokens = counts_tokens
     job = await text.prepared(asked)
-    await job.send()
+    await directly(job)
     assert asked.usage == Usage(input_tokens=7, output_tokens=20 * n)
     assert job.estimate.input_tokens >= 7
     assert job.estimate.output_tokens == 20 * n
@@ -145,7 +147,7 @@ async def test_a_prompt_is_counted_once(
     prompt = PROMPT * 2000  # so long that the loop must not wait
     asked = exchange(dialect, messages=[{"role": "user", "content": prompt}])
     job = await text.prepared(asked)
-    await job.send()
+    await directly(job)
     [thread] = [thread for found, thread in counted if prompt in found]
     assert thread is not threading.main_thread()
     assert job.estimate.input_tokens >= asked.usage.input_tokens > 8000
@@ -157,7 +159,7 @@ async def test_each_of_several_prompts_is_counted_once_whatever_its_choices(
     upstream.play(lambda visit: visit.send(whole(visit, told=False)))
     asked = exchange("hf", task=Task.COMPLETION, prompt=["one", "one two three"], n=2)
     job = await text.prepared(asked)
-    await job.send()
+    await directly(job)
     assert asked.usage == Usage(input_tokens=4, output_tokens=8, estimated=True)
     assert job.estimate.input_tokens == 4
 
@@ -178,11 +180,11 @@ async def test_what_failed_or_was_left_before_anything_came_used_nothing(
         upstream.play(as_json({"error": "CUDA error"}, status=500))
         asked = exchange("hf", stream=stream, n=3)
         with pytest.raises(Failed):
-            await (await text.prepared(asked)).send()
+            await text.answered(asked)
         assert asked.usage == Usage()
         upstream.rest()
         upstream.play(Visit.gone)
-        sending = asyncio.create_task((await text.prepared(asked)).send())
+        sending = asyncio.create_task(text.answered(asked))
         await upstream.arrival()
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -198,8 +200,10 @@ async def test_choices_that_came_before_another_failed_were_used(
     came = asyncio.Semaphore(0)
     note = UsageMeter.note
 
-    def noting(self: UsageMeter, call: Call, answer: Json) -> None:
-        note(self, call, answer)
+    def noting(
+        self: UsageMeter, call: Call, said: Iterable[Json], *, tokens: int | None = None
+    ) -> None:
+        note(self, call, said, tokens=tokens)
         came.release()
 
     async def fail(visit: Visit) -> None:
@@ -211,5 +215,5 @@ async def test_choices_that_came_before_another_failed_were_used(
     upstream.play(play_whole, fail, play_whole)
     asked = exchange("hf", n=3, max_tokens=20)
     with pytest.raises(Failed):
-        await (await text.prepared(asked)).send()
+        await text.answered(asked)
     assert asked.usage == Usage(input_tokens=7, output_tokens=40)

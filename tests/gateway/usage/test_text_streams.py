@@ -101,6 +101,23 @@ async def test_a_stream_that_breaks_off_used_what_came(
     assert repr(asked.usage) == used
 
 
+async def test_tokens_that_come_one_by_one_are_counted_as_they_came_whatever_they_say(
+    text: Text, upstream: Upstream
+) -> None:
+    tokens = [{"token": {"id": 1, "text": letter, "special": False}} for letter in "abcd"]
+    events = [(f"data: {json.dumps(one)}\n\n".encode(), 1) for one in tokens]
+    tap = Tap(upstream, lambda _: iter(events))
+    asked = exchange("hf", stream=True)
+    stream = await text.streamed(asked)
+    frames = stream.frames()
+    await anext(frames)
+    for _ in tokens[1:]:
+        tap.drip()
+        await anext(frames)
+    await stream.aclose()
+    assert asked.usage.output_tokens == len(tokens)
+
+
 async def test_what_is_said_after_the_last_usage_is_counted_too(
     text: Text, upstream: Upstream
 ) -> None:
@@ -147,5 +164,5 @@ async def test_the_finish_reason_is_that_of_the_choice_that_ended_first(
     upstream.play(play_whole)
     for dialect, reason in (("hf", "length"), ("openai", "stop")):
         asked = exchange(dialect)
-        await (await text.prepared(asked)).send()
+        await text.answered(asked)
         assert asked.finish == reason

@@ -13,6 +13,7 @@ from gateway.amounts import Usage
 from gateway.audio import Pcm, encode
 from gateway.errors import BadRequest
 from gateway.tasks.transcription import TranscriptionTask
+from tests.gateway.taped import answered
 from tests.gateway.usage.gate import exchange, route
 from tests.gateway.usage.text_upstream import as_json
 from tests.scripted_upstream import Upstream
@@ -33,7 +34,7 @@ async def test_sound_is_used_once_it_was_heard(upstream: Upstream) -> None:
         assert job.estimate == Usage(audio_ms=1000)
         assert len(upstream.visits) == int(used.audio_ms > 0)
         with suppress(UpstreamError):
-            await job.send()
+            await answered(job)
         assert asked.usage == used
 
 

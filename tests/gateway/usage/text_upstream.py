@@ -12,9 +12,10 @@ from adapters.base import Task
 from adapters.transport import Transport
 from gateway.catalog import Catalog
 from gateway.config import Settings
-from gateway.exchange import Exchange, Route
+from gateway.exchange import Body, Exchange, Route
 from gateway.keys import Caller
 from gateway.streaming import AnswerStream
+from gateway.tapes import Direct
 from gateway.tasks.text import TextJob, TextTask
 from tests.gateway.running import DIALECTS, TOKENIZER
 from tests.scripted_upstream import Upstream, Visit
@@ -127,9 +128,17 @@ class Text:
         return await self.task.prepare(asked, self.routes[asked.body["model"]])
 
     async def streamed(self, asked: Exchange) -> AnswerStream:
-        answer = await (await self.prepared(asked)).send()
+        answer = await self.answered(asked)
         assert isinstance(answer, AnswerStream)
         return answer
+
+    async def answered(self, asked: Exchange) -> Body | AnswerStream:
+        return await directly(await self.prepared(asked))
+
+
+async def directly(job: TextJob) -> Body | AnswerStream:
+    """Return the answer, made for its exchange alone."""
+    return await job.answer([Direct(part) for part in job.parts])
 
 
 class Tap:

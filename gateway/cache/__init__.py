@@ -1,0 +1,1 @@
+"""Answers that were given before, or are being made for someone else."""

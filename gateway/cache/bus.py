@@ -1,0 +1,142 @@
+"""How workers reach each other: every one listens on a channel of its own in the cache store.
+
+What is published while a worker is not subscribed is lost, and its sender is told so by the number
+of receivers. Nothing is kept here; whoever needs an answer waits for it himself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from asyncio import Future
+from collections.abc import Callable
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from gateway.cache.messages import Message, encode, parse
+from gateway.store import Store
+
+_PATIENCE_SECONDS = 1.0  # so long nothing may come before the server is asked; then once more
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+_CANCELLING_SECONDS = 0.1
+
+logger = logging.getLogger(__name__)
+
+Receive = Callable[[Any], None]
+
+
+class Bus:
+    """One worker's channel, subscribed to again whenever the connection was lost.
+
+    `is_up`: what is sent to us now arrives. `ignored`: how many messages were none of ours.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        store: Store,
+        *,
+        worker_id: str,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        """Connect to nothing yet. `store` is the same server's, and sends."""
+        self.worker_id = worker_id
+        self.ignored = 0
+        self._store = store
+        self._patience_seconds = patience_seconds
+        self._redis = Redis.from_url(
+            url,
+            max_connections=1,
+            socket_timeout=patience_seconds,
+            socket_connect_timeout=patience_seconds,
+            retry=Retry(NoBackoff(), 0),
+            legacy_responses=False,
+        )
+        self._up = asyncio.Event()
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the channel is subscribed to, as far as is known now."""
+        return self._up.is_set()
+
+    def open(self, receive: Receive, *, on_down: Callable[[], None]) -> None:
+        """Begin to listen. `receive` gets each message; `on_down`: some may have been lost."""
+        self._listening = asyncio.get_running_loop().create_task(self._listen(receive, on_down))
+
+    async def wait_until_up(self) -> None:
+        """Return once the channel is subscribed to."""
+        await self._up.wait()
+
+    def send(self, worker_id: str, message: Message) -> Future[int]:
+        """Publish a message and return the future number of receivers: 0 if the worker is gone.
+
+        Messages that are sent without an await in between arrive in this order. The future
+        raises StoreError.
+        """
+        return self._store.call("PUBLISH", _channel(worker_id), encode(message))
+
+    async def aclose(self) -> None:
+        """Listen no more."""
+        listening = self._listening
+        while listening is not None and not listening.done():
+            listening.cancel()  # redis-py loses one that comes just when it is connected again
+            await asyncio.wait([listening], timeout=_CANCELLING_SECONDS)
+        await self._redis.aclose()
+
+    async def _listen(self, receive: Receive, on_down: Callable[[], None]) -> None:
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                await self._subscribe(receive)
+            except (RedisError, OSError, TimeoutError) as error:
+                logger.warning("the cache store's channel is lost: %s", error)
+            if self.is_up:
+                pause_seconds = _FIRST_PAUSE_SECONDS
+                self._up.clear()
+                on_down()
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+    async def _subscribe(self, receive: Receive) -> None:
+        """Receive until the connection is lost. Raises RedisError, OSError."""
+        async with self._redis.pubsub() as pubsub:
+            await pubsub.subscribe(_channel(self.worker_id))
+            while True:
+                message = await self._next(pubsub)
+                if message["type"] == "subscribe":
+                    self._up.set()
+                elif message["type"] == "message":
+                    self._hand_on(message["data"], receive)
+
+    async def _next(self, pubsub: PubSub) -> dict[str, Any]:
+        """Return what comes next, if need be a pong. Raises RedisError, OSError.
+
+        A server that hangs keeps its connections, so that only asking it shows.
+        """
+        message: dict[str, Any] | None
+        message = await pubsub.get_message(timeout=self._patience_seconds)
+        if message is None:
+            await pubsub.ping()
+            message = await pubsub.get_message(timeout=self._patience_seconds)
+        if message is None:
+            raise TimeoutError("the server is silent")
+        return message
+
+    def _hand_on(self, data: bytes, receive: Receive) -> None:
+        try:
+            message = parse(data)
+        except ValueError:
+            self.ignored += 1
+        else:
+            receive(message)
+
+
+def _channel(worker_id: str) -> str:
+    return f"flights:{worker_id}"

@@ -1,0 +1,162 @@
+"""One call's answer of text: how it is made, and what it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import msgspec
+
+from adapters.base import Call, Json, Plan, Request
+from adapters.errors import Interrupted
+from gateway import sending
+from gateway.answers import arguments_text, finish_reason_of
+from gateway.call_ids import CallIds, complete_whole
+from gateway.catalog import Target
+from gateway.folding import fold
+from gateway.tapes import Piece, Recipe
+from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
+
+_DELIVERY = frozenset(("stream", "stream_options"))
+_IN_CALL = frozenset(("model", "messages", "prompt"))
+# What happens anyway where one choice is asked for. Equal means of the same type too: a
+# completion's `logprobs` of 0 asks for those of the tokens that were drawn.
+_DEFAULTS: Json = {"n": 1, "best_of": 1, "logprobs": False, "echo": False}
+
+
+class Recipes:
+    """What the answers of a request's calls depend on, planned when it is first asked for.
+
+    `plan` is how the request is sent. A request whose answer is drawn anew each time is written
+    down with the seed 0, because dialects may draw seeds for it, and marked as unseeded.
+    """
+
+    def __init__(self, target: Target, request: Request, plan: Plan) -> None:
+        self._target = target
+        self._request = request
+        self._sent = plan
+        self.is_repeatable = _is_repeatable(request.body)
+
+    def of(self, at: int) -> Recipe:
+        """Return the recipe of the call at this place. Its place counts: the answer tells it."""
+        form = self._form | {"index": self._plan.calls[at].index}
+        return Recipe(
+            calls=self._plan.calls[at : at + 1],
+            form=form if self.is_repeatable else form | {"unseeded": True},
+        )
+
+    @cached_property
+    def _plan(self) -> Plan:
+        request = self._request
+        body = self._body if self.is_repeatable else self._body | {"seed": 0}
+        if not request.stream and body == request.body:
+            return self._sent
+        plan = self._target.upstream.dialect[request.task].plan
+        return plan(replace(request, stream=False, body=body))
+
+    @cached_property
+    def _body(self) -> Json:
+        body = self._request.body
+        return {
+            name: value
+            for name, value in body.items()
+            if name not in WITHOUT_EFFECT
+            and name not in _DELIVERY
+            and not _is_default(name, value, body)
+        }
+
+    @cached_property
+    def _form(self) -> Json:
+        unused = _IN_CALL.union(self._plan.ignored)
+        return {name: value for name, value in self._body.items() if name not in unused}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPart:
+    """One call of a request, the one at the place `at`. `choices`: how many come of it.
+
+    `wait`: be patient while the model loads.
+    """
+
+    target: Target
+    request: Request
+    call: Call
+    at: int
+    choices: int
+    wait: bool
+    recipes: Recipes
+
+    def recipe(self) -> Recipe:
+        """Return what the answer depends on. Several images take as long as planning them does."""
+        return self.recipes.of(self.at)
+
+    def make(self) -> AsyncIterator[Piece]:
+        """Yield the answer, as `gateway.folding` has it. Raises UpstreamError."""
+        return self._streamed() if self.request.stream else self._whole()
+
+    def is_sound(self, pieces: Sequence[Piece]) -> bool:
+        """Tell whether all choices came to a good end, and all that is called can be called."""
+        if not (pieces and pieces[-1].is_last):
+            return False
+        choices = fold(pieces).get("choices") or ()
+        return len(choices) == self.choices and all(map(_is_sound, choices))
+
+    async def _streamed(self) -> AsyncIterator[Piece]:
+        [source] = await sending.stream(self.target, self.request, (self.call,), wait=self.wait)
+        ids = CallIds()
+        try:
+            if source.whole is not None:
+                yield Piece([None, complete_whole(source.whole)], source.is_done)
+                return
+            tokens, is_last = source.tokens, source.is_done
+            yield Piece([tokens, ids.complete(source.first)], is_last)
+            while not is_last:
+                chunks = await source.read()
+                before, tokens, is_last = tokens, source.tokens, source.is_done
+                if chunks or is_last or tokens != before:
+                    yield Piece([tokens, ids.complete(chunks)], is_last)
+        finally:
+            await source.aclose()
+
+    async def _whole(self) -> AsyncIterator[Piece]:
+        [answer] = await sending.fetch(self.target, self.request, (self.call,), wait=self.wait)
+        yield Piece([None, complete_whole(answer)], is_last=True)
+
+
+def _is_repeatable(body: Json) -> bool:
+    """Tell whether the client can expect the same answer again: it is seeded or greedy."""
+    return "seed" in body or body.get("temperature") == 0
+
+
+def _is_default(name: str, value: object, body: Json) -> bool:
+    """Tell whether this field asks for what happens anyway."""
+    if name == "best_of" and body.get("n", 1) != 1:
+        return False  # less than `n`, which some servers refuse
+    default = _DEFAULTS.get(name)
+    return type(value) is type(default) and value == default
+
+
+def _is_sound(choice: Json) -> bool:
+    calls = (choice.get("message") or {}).get("tool_calls") or ()
+    return _ended_well(choice.get("finish_reason")) and all(map(_can_be_called, calls))
+
+
+def _ended_well(reason: str | None) -> bool:
+    try:
+        finish_reason_of(reason, called=False)
+    except Interrupted:
+        return False
+    return bool(reason)
+
+
+def _can_be_called(call: Json) -> bool:
+    """Tell whether the arguments of a function are JSON. Other tools take any text."""
+    if "custom" in call:
+        return True
+    arguments = arguments_text((call.get("function") or {}).get("arguments"))
+    try:
+        msgspec.json.decode(arguments)
+    except msgspec.DecodeError:
+        return False
+    return True

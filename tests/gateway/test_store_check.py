@@ -1,0 +1,73 @@
+"""Stores are warned of whose eviction policy does not suit what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from gateway.config import Store
+from gateway.store import Store as Client
+from gateway.store_check import examine
+from tests.gateway.state_server import RealServer, program
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
+    server = RealServer(program("valkey"), tmp_path)
+    yield server
+    server.kill()
+
+
+async def set_policy(server: RealServer, policy: str) -> None:
+    async with aclosing(Client(server.url, timeout_seconds=60)) as client:
+        await client.call("CONFIG", "SET", "maxmemory-policy", policy)
+
+
+@pytest.mark.parametrize(
+    ("policy", "as_state", "as_cache"),
+    [
+        ("noeviction", True, False),
+        ("allkeys-lfu", False, True),
+        ("allkeys-lru", False, True),
+        ("volatile-lru", False, True),
+    ],
+)
+async def test_the_state_must_be_kept_and_the_cache_must_not(
+    server: RealServer, policy: str, as_state: bool, as_cache: bool
+) -> None:
+    await set_policy(server, policy)
+    [(_, state_is_well, detail)] = await examine(Store(state=server.url))
+    [(_, cache_is_well, _)] = await examine(Store(cache=server.url))
+    assert (state_is_well, cache_is_well) == (as_state, as_cache)
+    assert policy in detail
+
+
+async def test_one_server_for_both_is_refused(server: RealServer) -> None:
+    found = await examine(Store(state=server.url, cache=f"{server.url}?db=1"))
+    assert [is_well for _, is_well, _ in found] == [True, False, False]
+    assert "is the state store too" in found[-1][2]
+
+
+async def test_a_server_that_does_not_answer_is_named(server: RealServer) -> None:
+    server.kill()
+    [(store, is_well, detail)] = await examine(Store(state=server.url))
+    assert (store, is_well) == ("state store", False)
+    assert "does not answer" in detail
+    server.start()
+
+
+async def test_a_server_that_does_not_tell_is_believed(server: RealServer) -> None:
+    async with aclosing(Client(server.url, timeout_seconds=60)) as client:
+        await client.call("ACL", "SETUSER", "default", "-config")
+    [(_, is_well, detail)] = await examine(Store(state=server.url))
+    assert is_well
+    assert "should be noeviction" in detail
+
+
+async def test_embedded_stores_need_no_look() -> None:
+    assert await examine(Store()) == []
