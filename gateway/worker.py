@@ -26,11 +26,11 @@ _BACKLOG = 2048
 
 
 def main(argument: str) -> int:
-    """Serve until SIGTERM, then finish what is under way and return 0."""
+    """Serve until SIGTERM, then finish what is under way and return 0.
+
+    Until there is a server, nothing is under way and SIGTERM ends the process at once.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # For the time before uvicorn listens to signals, and after: it raises the signal again once
-    # it has shut down, and with this handler that is an ordinary end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     assignment = Assignment.parse(argument)
     os.read(assignment.start_fd, 1)
     uvloop.run(_serve(assignment))
@@ -65,11 +65,28 @@ async def _serve(assignment: Assignment) -> None:
             settings, book=book, pepper=load_pepper(data_dir), stores=stores, data_dir=data_dir
         )
         config = server_config(app, drain_seconds=settings.server.drain_seconds)
+        server = uvicorn.Server(config)
+        _end_on_sigterm(server)
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
-        await uvicorn.Server(config).serve(sockets=[socket.socket(fileno=assignment.fd)])
+        await server.serve(sockets=[socket.socket(fileno=assignment.fd)])
     finally:
         await book.aclose()
+
+
+def _end_on_sigterm(server: uvicorn.Server) -> None:
+    """Let SIGTERM end `server` in order from now on.
+
+    `handle_exit` raises nothing, it sets a flag: what a handler raises is lost when Python calls
+    it in a `__del__` or in the callback of a weak reference. What becomes of the flag
+
+    before `serve` and while it starts  the start is completed, then comes the shutdown
+    in the main loop                    it is looked at every tenth of a second
+    in the shutdown and after           nothing more: that is the end already
+
+    `serve` installs the same handler, then restores this one and raises its signals again.
+    """
+    signal.signal(signal.SIGTERM, server.handle_exit)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from gateway.book import Book, KeyOptions
 from gateway.config import Settings
 from gateway.keys import digest, generate
 from gateway.store import Stores
+from tests.patience import PATIENCE_SECONDS
 
 PEPPER = b"a pepper for tests, 32 bytes long"
 CREDENTIAL = "hf_the_upstreams_own_secret"  # what gateways in tests show to upstreams
@@ -89,6 +90,6 @@ async def running_gateway(
         yield Gateway(port, key.text)
     finally:
         server.should_exit = True
-        await asyncio.to_thread(thread.join, 10)
+        await asyncio.to_thread(thread.join, PATIENCE_SECONDS)
         await book.aclose()
     assert not thread.is_alive(), "the gateway did not end"

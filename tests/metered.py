@@ -21,8 +21,7 @@ from gateway.spool import FOLDER
 from gateway.store import Store, Stores
 from gateway.writer import Writer
 from tests.gateway_fixture import PEPPER, running_gateway
-
-PATIENCE_SECONDS = 15
+from tests.patience import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,11 @@ class Metered:
         """Return a client that shows `key`."""
         headers = {"authorization": f"Bearer {key}"}
         return httpx.AsyncClient(
-            base_url=self.base_url, headers=headers, trust_env=False, timeout=30, **options
+            base_url=self.base_url,
+            headers=headers,
+            trust_env=False,
+            timeout=PATIENCE_SECONDS,
+            **options,
         )
 
     async def records(self, count: int) -> list[Any]:

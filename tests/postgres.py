@@ -17,7 +17,8 @@ from typing import Any
 
 import pg8000.dbapi
 
-PATIENCE_SECONDS = 30.0
+from tests.patience import PATIENCE_SECONDS
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _QUICK = {
     "fsync": "off",
@@ -126,7 +127,7 @@ class PostgresServer:
             port=self.port,
             database=database,
             ssl_context=False,
-            timeout=10,
+            timeout=PATIENCE_SECONDS,
         )
         try:
             db.autocommit = True

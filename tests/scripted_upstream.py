@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Self
 
+from tests.patience import PATIENCE_SECONDS, within
+
 Player = Callable[["Visit"], Awaitable[None]]
 
 
@@ -35,7 +37,7 @@ class Visit:
 
     async def gone(self, *, within_seconds: float = 1.0) -> None:
         """Wait until the gateway has hung up. Raises TimeoutError when it does not in time."""
-        async with asyncio.timeout(within_seconds):
+        async with within(within_seconds):
             await self.left.wait()
 
     def close(self) -> None:
@@ -93,7 +95,7 @@ class Upstream:
 
     async def arrival(self) -> Visit:
         """Return the next request, in the order in which they came."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await self._arrivals.get()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

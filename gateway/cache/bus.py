@@ -96,7 +96,8 @@ class Bus:
             try:
                 await self._subscribe(receive)
             except (RedisError, OSError, TimeoutError) as error:
-                logger.warning("the cache store's channel is lost: %s", error)
+                level = logging.WARNING if self.is_up else logging.DEBUG  # once for each loss
+                logger.log(level, "the cache store's channel is lost: %s", error)
             if self.is_up:
                 pause_seconds = _FIRST_PAUSE_SECONDS
                 self._up.clear()

@@ -14,6 +14,7 @@ import pytest
 from gateway.config import Settings
 from tests.acceptance.recordings import Library, names
 from tests.gateway_fixture import CREDENTIAL, Gateway, running_gateway
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Upstream
 
 TOKENIZER = Path(__file__).parents[2] / "adapters/local/tokenizers/SmolLM2-135M-Instruct"
@@ -79,7 +80,7 @@ async def start_gateway(tmp_path: Path, upstream: Upstream) -> AsyncIterator[Sta
 async def client(gateway: Gateway, upstream: Upstream) -> AsyncIterator[httpx.AsyncClient]:
     """A plain HTTP client of `gateway` that shows the key."""
     async with httpx.AsyncClient(
-        base_url=gateway.base_url, headers=gateway.headers, timeout=10
+        base_url=gateway.base_url, headers=gateway.headers, timeout=PATIENCE_SECONDS
     ) as http:
         yield http
 

@@ -9,7 +9,7 @@ import assert from "node:assert";
 const [sdk, baseURL, apiKey] = process.argv.slice(2);
 const { default: OpenAI } = await import(`${sdk}/index.mjs`);
 const { VERSION } = await import(`${sdk}/version.mjs`);
-const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 20_000 });
+const client = new OpenAI({ baseURL, apiKey, maxRetries: 0, timeout: 60_000 });
 
 const messages = [{ role: "user", content: "Hi" }];
 const tools = ["get_weather", "get_time"].map((name) => ({

@@ -276,7 +276,7 @@ def named(headers: Any) -> Json:
 
 async def main(base_url: str, key: str, kind: str) -> None:
     cls = openai.AsyncOpenAI if kind == "async" else openai.OpenAI
-    application = Application(cls(base_url=base_url, api_key=key, max_retries=0, timeout=20))
+    application = Application(cls(base_url=base_url, api_key=key, max_retries=0, timeout=60))
     facts: Json = {"version": openai.__version__}
     for name, scenario in inspect.getmembers(application, inspect.iscoroutinefunction):
         if not name.startswith("_"):

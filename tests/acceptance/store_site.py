@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,14 @@ async def open_site(
         async with metered_gateway(
             settings, data_dir, state_url=url, transport=transport
         ) as metered:
+            await _warm_up(metered)
             yield Site(metered, network, upstream)
+
+
+async def _warm_up(metered: Metered) -> None:
+    """Wait until the gateway is connected with its store and has its answers in time."""
+    async with metered.client(await metered.new_key()) as client:
+        await metered.until(partial(client.get, "/usage"), lambda answer: answer.is_success)
 
 
 def _state_socket(data_dir: Path) -> Path:

@@ -19,12 +19,12 @@ import pytest
 
 from gateway.keys import parse
 from tests.bench.upstream import Upstream
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 KILLS, CLIENTS, WORKERS = 5, 12, 2
 ANSWERS = 40  # that come between two kills
-PATIENCE_SECONDS = 30
 COMMAND = "from gateway.cli import main; main()"
 CONFIG = """
 [server]
@@ -144,7 +144,7 @@ async def ask(gateway: Gateway, acknowledged: Acknowledged, chance: random.Rando
         body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8}
         body |= {"stream": stream, "stream_options": {"include_usage": True}} if stream else {}
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+            async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
                 for _ in range(20):
                     answer = await client.post(
                         f"http://127.0.0.1:{gateway.port}/v1/chat/completions",

@@ -11,6 +11,7 @@ import pytest
 
 from tests.acceptance.events import chat, choices_of, events_of, text_of
 from tests.acceptance.recordings import LAST_CHUNK, chunk, recording
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Visit
 
 pytestmark = pytest.mark.anyio
@@ -205,7 +206,7 @@ async def test_a_stream_that_dies_raises_in_the_sdk(gateway, upstream, how):
     upstream.play(dying)
     text = ""
     async with openai.AsyncOpenAI(
-        base_url=gateway.base_url, api_key=gateway.key, max_retries=0, timeout=10
+        base_url=gateway.base_url, api_key=gateway.key, max_retries=0, timeout=PATIENCE_SECONDS
     ) as sdk:
         stream = await sdk.chat.completions.create(**chat("native/plain", stream=True))
         with pytest.raises(openai.APIError) as raised:

@@ -13,6 +13,7 @@ from gateway.config import Settings
 from tests.acceptance.events import DONE, Json, chat, choices_of, events_of, text_of
 from tests.acceptance.recordings import LAST_CHUNK, Recording, recording
 from tests.gateway_fixture import running_gateway
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Visit
 
 pytestmark = pytest.mark.anyio
@@ -151,7 +152,7 @@ async def test_a_stream_split_at_any_byte_gives_the_same_chunks(tmp_path, tokeni
     transport = _SplitSomewhere(recorded)
     async with (
         running_gateway(settings, tmp_path, transport=transport) as gateway,
-        httpx.AsyncClient(headers=gateway.headers, timeout=20) as client,
+        httpx.AsyncClient(headers=gateway.headers, timeout=PATIENCE_SECONDS) as client,
     ):
         while len(seen) < len(recorded.body):
             reply = await client.post(f"{gateway.base_url}/chat/completions", json=body)

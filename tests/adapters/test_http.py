@@ -25,6 +25,7 @@ from adapters.errors import (
 )
 from adapters.http import Reply, Timeouts, Upstream
 from adapters.transport import Transport
+from tests.patience import PATIENCE_SECONDS, within
 
 pytestmark = pytest.mark.anyio
 
@@ -304,7 +305,7 @@ async def test_first_bytes_arrive_before_more_follow(transport: Transport) -> No
         await received.wait()
         await peer.send(b"1\r\n!\r\n0\r\n\r\n")
 
-    async with serving(script) as server, asyncio.timeout(5):
+    async with serving(script) as server, asyncio.timeout(PATIENCE_SECONDS):
         reply = await upstream_at(server.url, transport).open(CALL)
         chunks = reply.chunks()
         assert await anext(chunks) == b"0123456789"
@@ -367,7 +368,7 @@ async def test_head_without_end_is_interrupted(transport: Transport) -> None:
         await peer.send(b"HTTP/1.1 200 OK\r\nx: " + bytes([120]) * 200_000)
         await peer.client_left()
 
-    async with serving(script) as server, asyncio.timeout(5):
+    async with serving(script) as server, asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(Interrupted):
             await fetch(server, transport)
 
@@ -400,7 +401,7 @@ async def test_connection_with_an_unasked_answer_is_not_reused(
         sent.put_nowait(None)
         await peer.client_left()
 
-    async with serving(script) as server, asyncio.timeout(5):
+    async with serving(script) as server, asyncio.timeout(PATIENCE_SECONDS):
         for _ in range(2):
             assert (await fetch(server, transport))[1] == b"hello"
             await sent.get()
@@ -418,7 +419,7 @@ async def test_connection_that_the_server_closed_while_idle_is_replaced(
         await peer.close()
         closed.put_nowait(None)
 
-    async with serving(script) as server, asyncio.timeout(5):
+    async with serving(script) as server, asyncio.timeout(PATIENCE_SECONDS):
         for _ in range(20):
             assert (await fetch(server, transport))[1] == b"hello"
             await closed.get()
@@ -477,7 +478,7 @@ async def test_no_more_connections_stay_idle_than_allowed() -> None:
         await peer.client_left()
         left.put_nowait(None)
 
-    async with serving(script) as server, asyncio.timeout(5):
+    async with serving(script) as server, asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(*(fetch(server, transport) for _ in range(5)))
         for _ in range(3):
             await left.get()
@@ -525,7 +526,7 @@ async def test_cancellation_closes_the_connection_at_once(
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(1):
+        async with within(1):
             await left.wait()
 
 
@@ -546,7 +547,7 @@ async def test_aclose_inside_the_body_closes_the_connection_and_may_be_repeated(
         assert await anext(chunks) == b"hello"
         await reply.aclose()
         await reply.aclose()
-        async with asyncio.timeout(1):
+        async with within(1):
             await left.wait()
         with pytest.raises(Interrupted):
             await anext(chunks)
@@ -565,7 +566,7 @@ async def test_body_over_the_limit_is_interrupted_and_closed(transport: Transpor
         reply = await upstream_at(server.url, transport).open(CALL)
         with pytest.raises(Interrupted, match="4 bytes"):
             await reply.read(4)
-        async with asyncio.timeout(1):
+        async with within(1):
             await left.wait()
 
 
@@ -648,14 +649,15 @@ async def test_late_end_is_timed_out_however_lively_the_body(transport: Transpor
                 await asyncio.sleep(0.01)
         left.set()
 
-    timeouts = Timeouts(first_byte_seconds=1, total_seconds=0.2)
+    timeouts = Timeouts(first_byte_seconds=5, total_seconds=1)
     async with serving(script) as server:
         started = asyncio.get_running_loop().time()
         reply = await upstream_at(server.url, transport, timeouts=timeouts).open(CALL)
-        with pytest.raises(TimedOut):
-            await reply.read(1_000_000)
-        assert 0.15 < asyncio.get_running_loop().time() - started < 1
-        async with asyncio.timeout(1):
+        async with within(3):
+            with pytest.raises(TimedOut):
+                await reply.read(1_000_000)
+        assert asyncio.get_running_loop().time() - started > 0.95
+        async with within(1):
             await left.wait()
 
 
@@ -663,11 +665,11 @@ async def test_first_byte_timeout_does_not_limit_the_body(transport: Transport) 
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(HELLO[:-1])
-        await asyncio.sleep(0.15)
+        await asyncio.sleep(1.2)
         await peer.send(HELLO[-1:])
 
     async with serving(script) as server:
-        upstream = upstream_at(server.url, transport, timeouts=Timeouts(first_byte_seconds=0.05))
+        upstream = upstream_at(server.url, transport, timeouts=Timeouts(first_byte_seconds=0.6))
         reply = await upstream.open(CALL)
         assert await reply.read(5) == b"hello"
 
@@ -728,7 +730,7 @@ async def test_a_thousand_streams_run_at_once(transport: Transport) -> None:
         await peer.send(b"1\r\n!\r\n0\r\n\r\n")
         await peer.client_left()
 
-    async with serving(script) as server, asyncio.timeout(30):
+    async with serving(script) as server, asyncio.timeout(PATIENCE_SECONDS):
         bodies = await asyncio.gather(*(fetch(server, transport) for _ in range(1000)))
         assert {body for _, body in bodies} == {b"hello!"}
         assert server.connections == 1000
@@ -775,7 +777,7 @@ async def test_neither_memory_nor_sockets_leak(transport: Transport, requests: i
         gc.collect()
         assert resident_bytes() - before < 4_000_000
         await transport.aclose()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while open_sockets() > sockets:  # noqa: ASYNC110 (the kernel tells nobody)
             await asyncio.sleep(0)
 

@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from gateway.book import Book
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, find_programs
 
 TEMPLATE = "migrated"
+
+
+@pytest.fixture(autouse=True)
+def unhurried_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger's writer waits for its counters, and moves what is left, however long it takes."""
+    monkeypatch.setattr("gateway.writer._START_SECONDS", PATIENCE_SECONDS)
+    monkeypatch.setattr("gateway.writer._END_SECONDS", PATIENCE_SECONDS)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from gateway.ledger import Record
 from gateway.ledger_stream import dead_key, stream_key
 from gateway.quotas import Settlement, check_settled, reserve, settle
 from gateway.store import Store
+from tests.patience import PATIENCE_SECONDS
 
 ALICE = Account.of(key_id="alice", team="red")
 BOB = Account.of(key_id="bob")
@@ -84,7 +85,7 @@ async def open_stores(data_dir: Path) -> AsyncIterator[Stores]:
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
     """Wait for what another task or process does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             if await condition():
                 return

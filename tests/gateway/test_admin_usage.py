@@ -15,6 +15,7 @@ import pytest
 from gateway.book import BookUnavailable, Row, UsageFilter
 from tests.gateway.admin_app import ADMIN_KEY, HEADERS, Admin, administered, entry, fill
 from tests.gateway.running import connected, envelope, serving
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -147,7 +148,7 @@ async def test_a_client_that_leaves_ends_the_reading(admin: Admin, tmp_path: Pat
         await wire.read_until(b"r0000000")
         assert not ended.is_set()
         await wire.aclose()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await ended.wait()
     assert sum(read) < 20_000
 

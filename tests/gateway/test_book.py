@@ -10,6 +10,7 @@ import pytest
 from gateway import book as book_package
 from gateway.book import Book, BookUnavailable, KeyOptions, sqlite
 from gateway.limits import Limits
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +117,7 @@ async def test_processes_that_start_together_make_the_first_keys_once(
         process.stdin.write("go\n")
         process.stdin.flush()
 
-    outputs = [process.communicate(timeout=20)[0].split() for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE_SECONDS)[0].split() for process in processes]
 
     peppers, made = zip(*outputs, strict=True)
     assert len(set(peppers)) == 1

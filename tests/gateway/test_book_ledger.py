@@ -19,6 +19,7 @@ from gateway.book import (
     usage,
 )
 from gateway.ledger import DAY_MS, Entry, Record, first_day_of, month_of
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -388,7 +389,7 @@ async def test_reader_that_leaves_early_leaves_no_thread(book: Book) -> None:
         await anext(batches)
         [reader] = [one for one in threading.enumerate() if one.name.startswith("book-stream")]
 
-    await asyncio.to_thread(reader.join, 10)
+    await asyncio.to_thread(reader.join, PATIENCE_SECONDS)
     assert not reader.is_alive()
 
 
@@ -404,7 +405,7 @@ async def test_statement_of_a_reader_that_was_cancelled_ends_at_once(book: Book)
     reading.cancel()
     await asyncio.wait([reading])
 
-    await asyncio.to_thread(reader.join, 10)
+    await asyncio.to_thread(reader.join, PATIENCE_SECONDS)
     assert not reader.is_alive()
 
 

@@ -16,6 +16,7 @@ from gateway import book as book_package
 from gateway.book import Book, BookUnavailable, KeyOptions, UnsupportedBook
 from gateway.book.schema import VERSION, metadata
 from gateway.limits import Limits
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -98,7 +99,11 @@ async def test_processes_that_start_together_make_the_tables_once(nothing: str) 
         process.stdin.write("go\n")
         process.stdin.flush()
 
-    assert [process.communicate(timeout=30)[1] for process in processes] == ["", "", ""]
+    assert [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in processes] == [
+        "",
+        "",
+        "",
+    ]
     assert [process.returncode for process in processes] == [0, 0, 0]
 
 

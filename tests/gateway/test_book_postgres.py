@@ -1,6 +1,5 @@
 import asyncio
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ from gateway.book import (
 )
 from gateway.book.address import PostgresAddress, SqliteAddress, parse_address
 from tests.gateway.conftest import TEMPLATE
+from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.anyio
@@ -163,20 +163,17 @@ async def test_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(postgres_module, "CONNECT_SECONDS", 0.1)
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
-        began = time.monotonic()
-
         with pytest.raises(BookUnavailable, match="timed out"):
-            await Book.open(f"postgresql://me@127.0.0.1:{port}/book")
-
-    assert time.monotonic() - began < 5
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await Book.open(f"postgresql://me@127.0.0.1:{port}/book")
 
 
 async def test_statement_that_takes_too_long_is_given_up_unless_it_is_an_export(
     database: str, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(postgres_module, "STATEMENT_SECONDS", 0.2)
+    monkeypatch.setattr(postgres_module, "STATEMENT_SECONDS", 1.0)
     book = await Book.open(postgres.url(database))
-    sleep = text("SELECT 1 AS slept FROM pg_sleep(0.4)")
+    sleep = text("SELECT 1 AS slept FROM pg_sleep(1.5)")
 
     with pytest.raises(BookUnavailable, match="statement timeout"):
         await book._read(lambda db: db.execute(sleep).all())

@@ -20,6 +20,7 @@ from gateway.keys import first_run, generate, generate_admin
 from gateway.throttle import Throttle
 from tests.gateway.fake_book import PEPPER, Clock, FakeBook
 from tests.gateway.running import connected, envelope, request_head, serving, unstarted_gateway
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -255,14 +256,14 @@ def check_refusal(answer: httpx.Response, *, code: str, words: str) -> None:
 async def test_after_a_401_a_body_is_cut_off_only_if_it_drips_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(protocol, "_LINGER_SECONDS", 0.3)
+    monkeypatch.setattr(protocol, "_LINGER_SECONDS", 2.0)
     head = request_head("wrong", content_length=300_000)
     async with (
         unstarted_gateway(tmp_path) as gateway,
         serving(gateway.app) as port,
         connected(port) as quick,
         connected(port) as slow,
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE_SECONDS),
     ):
         for client in (quick, slow):
             await client.send(head)

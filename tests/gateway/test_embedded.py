@@ -19,6 +19,7 @@ from redis.retry import Retry
 
 from gateway import embedded
 from gateway.embedded import DataDirectoryInUse, EmbeddedError, ServerFailed, ServerMissing, Stores
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +117,7 @@ def gone(pids: list[int], *, within_seconds: float) -> bool:
 
 async def answering(url: str) -> int:
     """Wait until a store that was lost serves again; return its pid."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
                 return pid_of(url)
@@ -250,7 +251,7 @@ async def test_servers_that_survived_their_gateway_are_shut_down_first(tmp_path:
 
     started = await embedded.start(tmp_path)
 
-    assert survivor.wait(timeout=5) == 0
+    assert survivor.wait(timeout=PATIENCE_SECONDS) == 0
     assert pid_of(started.state_url) != survivor.pid
     await started.stop()
 
@@ -284,13 +285,13 @@ async def test_server_that_loads_its_file_is_waited_for(
     await first.stop()
     slow = tmp_path / "slow-server"
     slow.write_text(
-        f'#!/bin/sh\nexec {embedded.find_server()} "$@" --key-load-delay 1000'
+        f'#!/bin/sh\nexec {embedded.find_server()} "$@" --key-load-delay 4000'
         " --loading-process-events-interval-bytes 1024\n"
     )
     slow.chmod(0o755)
 
     monkeypatch.setenv("DRAGOMAN_REDIS_SERVER", str(slow))
-    monkeypatch.setattr(embedded, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(embedded, "PATIENCE_SECONDS", 1.0)
     second = await embedded.start(tmp_path)
 
     with client(second.state_url) as state:
@@ -326,7 +327,7 @@ async def test_server_that_does_not_come_up_is_told_and_leaves_nothing_behind(
 ) -> None:
     monkeypatch.setenv("DRAGOMAN_REDIS_SERVER", "false")
     with pytest.raises(ServerFailed, match=r"the state server ended with code 1.*server\.log"):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await embedded.start(tmp_path)
 
     monkeypatch.delenv("DRAGOMAN_REDIS_SERVER")

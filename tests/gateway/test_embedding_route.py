@@ -20,6 +20,7 @@ import tokenizers
 from gateway.config import Settings
 from gateway.tokenizer import Tokenizer
 from tests.gateway.running import Gateway, serving, unstarted_gateway
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -223,7 +224,7 @@ async def test_large_inputs_are_sent_in_batches_and_come_back_in_order(
         most = max(most, under_way)
         if under_way == 4:
             four_under_way.set()
-        await asyncio.wait_for(four_under_way.wait(), 5)
+        await asyncio.wait_for(four_under_way.wait(), PATIENCE_SECONDS)
         under_way -= 1
         return embed(request)
 

@@ -12,6 +12,7 @@ from ssl import create_default_context
 import pytest
 
 from gateway.fetching import FetchFailed, ImageFetcher, is_public, resolve_host
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -305,7 +306,7 @@ async def test_an_endless_image_is_cut_off():
             await fetcher(server, allowed=[LOOPBACK], limit_bytes=100_000).fetch(
                 f"http://127.0.0.1:{server.port}/"
             )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await server.left.wait()
 
 
@@ -328,7 +329,7 @@ async def test_a_server_that_says_nothing_is_given_up():
             await fetcher(server, allowed=[LOOPBACK], total_seconds=0.1).fetch(
                 f"http://127.0.0.1:{server.port}/"
             )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await server.left.wait()
 
 

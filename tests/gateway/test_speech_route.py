@@ -23,6 +23,7 @@ import pytest
 from gateway.audio import Pcm, encode
 from gateway.config import Settings
 from tests.gateway_fixture import Gateway, running_gateway
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Upstream, Visit
 
 pytestmark = pytest.mark.anyio
@@ -151,7 +152,7 @@ async def gateway(
 @pytest.fixture
 async def sdk(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
     async with openai.AsyncOpenAI(
-        base_url=gateway.base_url, api_key=gateway.key, max_retries=0, timeout=10
+        base_url=gateway.base_url, api_key=gateway.key, max_retries=0, timeout=PATIENCE_SECONDS
     ) as client:
         yield client
 
@@ -159,7 +160,7 @@ async def sdk(gateway: Gateway) -> AsyncIterator[openai.AsyncOpenAI]:
 @pytest.fixture
 async def http(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(
-        base_url=gateway.base_url, headers=gateway.headers, timeout=10
+        base_url=gateway.base_url, headers=gateway.headers, timeout=PATIENCE_SECONDS
     ) as client:
         yield client
 

@@ -1,19 +1,22 @@
 import asyncio
 import logging
 import os
+import re
 import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
 
 from gateway import supervisor as supervisor_module
 from gateway.supervisor import Backoff, Child, Running, Supervisor
+from tests.patience import PATIENCE_SECONDS, within
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +79,7 @@ class Reports:
         )
 
     async def line(self) -> str:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return (await self._lines.readline()).decode().strip()
 
     async def pid(self) -> int:
@@ -100,7 +103,9 @@ async def reports() -> AsyncIterator[Reports]:
 
 def child(reports: Reports, code: str = OBEDIENT, *, name: str = "worker") -> Child:
     command = (sys.executable, "-S", "-c", code, name, str(reports.write))
-    return Child(name=name, command=command, pass_fds=(reports.write,), drain_seconds=5)
+    return Child(
+        name=name, command=command, pass_fds=(reports.write,), drain_seconds=PATIENCE_SECONDS
+    )
 
 
 def parent(reports: Reports, code: str = OBEDIENT) -> subprocess.Popen[str]:
@@ -127,7 +132,7 @@ async def gone(pid: int, *, within_seconds: float) -> bool:
 
 
 async def died(running: Running) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not running.exits:  # noqa: ASYNC110 (a death is counted, not announced)
             await asyncio.sleep(0.001)
 
@@ -182,7 +187,7 @@ async def test_child_that_does_not_end_in_time_is_killed(reports: Reports) -> No
     )
     pid = await reports.pid()
 
-    async with asyncio.timeout(5):
+    async with within(5):  # half of what a child has by default
         await supervisor.stop()
 
     assert await reports.line() == "deaf"
@@ -215,17 +220,21 @@ def test_delay_doubles_up_to_its_longest_and_starts_over_after_good_health() -> 
 
 
 async def test_child_that_dies_at_once_again_and_again_is_started_less_and_less_often(
-    reports: Reports,
+    reports: Reports, caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = Supervisor(backoff=Backoff(first_seconds=0.1, longest_seconds=0.4))
+    began = time.monotonic()
     await supervisor.start(child(reports, DOOMED))
 
     starts = [float(await reports.line()) for _ in range(5)]
     await supervisor.stop()
 
-    waits = [after - before for before, after in pairwise(starts)]
-    # Half, because a start that takes longer than the next one shortens what is measured.
-    assert all(wait > delay / 2 for wait, delay in zip(waits, (0.1, 0.2, 0.4, 0.4), strict=True))
+    delays = (0.0, 0.1, 0.2, 0.4, 0.4)
+    # From the beginning, as no start can come sooner, however long some of them take.
+    earliest = [began + seconds for seconds in accumulate(delays)]
+    assert all(start >= least for start, least in zip(starts, earliest, strict=True))
+    told = re.findall(r"starts again in (.*) s", caplog.text)
+    assert told[:4] == [f"{delay:.1f}" for delay in delays[1:]]
 
 
 async def test_healthy_child_is_replaced_without_delay(reports: Reports) -> None:
@@ -240,12 +249,12 @@ async def test_healthy_child_is_replaced_without_delay(reports: Reports) -> None
 
 
 async def test_stop_does_not_wait_for_a_child_that_is_to_start_later(reports: Reports) -> None:
-    supervisor = Supervisor(backoff=Backoff(first_seconds=60, longest_seconds=60))
+    supervisor = Supervisor(backoff=Backoff(first_seconds=600, longest_seconds=600))
     [running] = await supervisor.start(child(reports, DOOMED))
     await reports.line()
     await died(running)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await supervisor.stop()
 
     assert await gone(running.pid, within_seconds=0)
@@ -269,7 +278,7 @@ async def test_successor_that_cannot_be_started_is_tried_again(
 
     program.unlink()
     os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not any("cannot be started" in message for message in caplog.messages):  # noqa: ASYNC110 (a log)
             await asyncio.sleep(0.001)
     program.symlink_to(sys.executable)
@@ -298,7 +307,7 @@ async def test_child_serves_on_an_inherited_socket() -> None:
         await supervisor.start(Child(name="web", command=command, pass_fds=(number,)))
 
         reader, writer = await asyncio.open_connection(*listener.getsockname())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await reader.read() == b"hi"
         writer.close()
         await supervisor.stop()
@@ -333,7 +342,7 @@ async def test_parent_told_to_end_stops_its_children_and_exits_0(
         process.send_signal(number)
 
         assert await reports.line() == "worker down"
-        assert await asyncio.to_thread(process.wait, 10) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0
         assert await gone(pid, within_seconds=0)
 
 
@@ -352,7 +361,7 @@ async def test_second_ctrl_c_kills_what_is_still_draining(reports: Reports) -> N
 
         process.send_signal(signal.SIGINT)
 
-        assert await asyncio.to_thread(process.wait, 5) == 128 + signal.SIGINT
+        assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 128 + signal.SIGINT
         assert await gone(pid, within_seconds=0)
 
 
@@ -362,7 +371,7 @@ async def test_children_die_with_a_parent_that_is_killed(reports: Reports) -> No
 
         process.kill()
 
-        assert await gone(pid, within_seconds=1)
+        assert await gone(pid, within_seconds=PATIENCE_SECONDS)
 
 
 async def test_what_a_child_writes_to_stderr_reaches_the_parents(reports: Reports) -> None:
@@ -371,7 +380,7 @@ async def test_what_a_child_writes_to_stderr_reaches_the_parents(reports: Report
         for _ in range(2):
             await reports.pid()
         process.terminate()
-        _, errors = await asyncio.to_thread(process.communicate, timeout=10)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=PATIENCE_SECONDS)
 
     assert "ZeroDivisionError" in errors
     assert "parent: worker ended with code 1, starts again in 0.1 s" in errors

@@ -7,6 +7,7 @@ import pytest
 
 from gateway.template_shelf import TemplateShelf
 from gateway.templates import TemplateUnavailable
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -28,7 +29,7 @@ class _Loads:
         self.begun.append(source)
         self.running += 1
         self.most_running = max(self.running, self.most_running)
-        assert self.gate.acquire(timeout=10)
+        assert self.gate.acquire(timeout=PATIENCE_SECONDS)
         self.running -= 1
         if source in self.broken:
             raise TemplateUnavailable(f"{source} is broken")

@@ -16,6 +16,7 @@ from PIL import Image
 from gateway.config import Settings
 from tests.acceptance.recordings import recording
 from tests.gateway_fixture import running_gateway
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -305,7 +306,7 @@ async def test_a_large_image_is_not_copied_more_than_a_few_times(gateway, upstre
     data = _picture(size=(3000, 3000), noise=True)
     body = json.dumps({"model": "see/roomy", "messages": [_user(_image(_data_url(data)))]})
     assert len(body) > 10_000_000
-    async with httpx.AsyncClient(timeout=30, headers=gateway.headers) as client:
+    async with httpx.AsyncClient(timeout=PATIENCE_SECONDS, headers=gateway.headers) as client:
         await client.post(f"{gateway.base_url}/chat/completions", content=body[:50])
         tracemalloc.start()
         before, _ = tracemalloc.get_traced_memory()

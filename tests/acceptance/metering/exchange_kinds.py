@@ -26,7 +26,7 @@ MOST_CHAT_TOKENS, MOST_PROMPT_TOKENS = 16, 8  # a third of its bytes, and what m
 TOLD_TOKENS = 7  # by the upstream
 MOST_INPUT_TOKENS = 3 * 4  # three short texts with the marks that encoders put around them
 
-HASTY_SECONDS = 0.4  # patience of the upstream `hasty`
+HASTY_SECONDS = 2.0  # patience of the upstream `hasty`
 
 SOUND_MS = 250
 SOUND = Pcm(24_000, 1, bytes(24 * 2 * SOUND_MS))

@@ -12,9 +12,8 @@ import httpx
 
 from adapters.transport import Transport
 from tests.acceptance.metering.exchange_kinds import Kind
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Upstream, Visit
-
-PATIENCE_SECONDS = 5
 
 
 class Witness(httpx.AsyncBaseTransport):

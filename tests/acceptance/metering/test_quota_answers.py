@@ -17,8 +17,9 @@ import pytest
 
 from tests.acceptance.metering.customer import Customer
 from tests.acceptance.metering.exchange_kinds import KINDS, Json
-from tests.acceptance.metering.pace import PATIENCE_SECONDS, Pace, asking
+from tests.acceptance.metering.pace import Pace, asking
 from tests.metered import Metered
+from tests.patience import within
 from tests.scripted_upstream import Upstream
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +42,7 @@ COUNTERS = (
     "usd_this_month",
 )
 NOTICED_SECONDS = 1.5  # half a second more than promised: other tests may run beside these
+BETWEEN_SECONDS = 20  # at most, between two answers
 UNITS = {"h": 3600, "m": 60, "s": 1, "ms": 0.001}
 
 
@@ -64,7 +66,7 @@ def binding(report: Json, *names: str) -> tuple[int, int, Any]:
     """Return the same of that limit among `names` in a usage report which has least left."""
     limits = [limit for limit in report["limits"] if limit["name"] in names]
     least = min(limits, key=lambda limit: limit["remaining"])
-    resets_in_seconds = pytest.approx(least["resets_in_seconds"], abs=PATIENCE_SECONDS)
+    resets_in_seconds = pytest.approx(least["resets_in_seconds"], abs=BETWEEN_SECONDS)
     return least["limit"], least["remaining"], resets_in_seconds
 
 
@@ -155,7 +157,7 @@ async def test_usage_tells_every_limit_of_key_and_team(
 async def test_waiting_as_long_as_told_is_enough_and_not_too_long(
     metered: Metered, upstream: Upstream
 ) -> None:
-    customer = await Customer.of(metered, rpm=60, rpm_burst=1)
+    customer = await Customer.of(metered, rpm=20, rpm_burst=1)
     upstream.play(CHAT.at_once)
     async with customer.client() as client:
         before_first = time.monotonic()
@@ -165,9 +167,9 @@ async def test_waiting_as_long_as_told_is_enough_and_not_too_long(
         refused = await CHAT.ask(client)
         after_second = time.monotonic()
         wait_ms = int(refused.headers["retry-after-ms"])
-        # One a second: the wait is what is left of it between the two requests.
-        assert 1000 * (1 - after_second + before_first) <= wait_ms
-        assert wait_ms <= 1000 * (1 - before_second + after_first) + 1
+        # One in three seconds: the wait is what is left of them between the two requests.
+        assert 1000 * (3 - after_second + before_first) <= wait_ms
+        assert wait_ms <= 1000 * (3 - before_second + after_first) + 1
         await asyncio.sleep(wait_ms / 1000)
         assert (await CHAT.ask(client)).status_code == 200
 
@@ -175,13 +177,13 @@ async def test_waiting_as_long_as_told_is_enough_and_not_too_long(
 async def test_waiting_as_long_as_told_is_enough_for_tokens(
     metered: Metered, upstream: Upstream
 ) -> None:
-    customer = await Customer.of(metered, tpm=1200, tpm_burst=RESERVED)
+    customer = await Customer.of(metered, tpm=240, tpm_burst=RESERVED)
     upstream.play(CHAT.at_once)
     async with customer.client() as client:
         await CHAT.ask(client)
         refused = await CHAT.ask(client)
         wait_ms = int(refused.headers["retry-after-ms"])
-        assert 0 < wait_ms <= 500  # ten tokens at twenty a second
+        assert 0 < wait_ms <= 2500  # ten tokens at four a second
         await asyncio.sleep(wait_ms / 1000)
         assert (await CHAT.ask(client)).status_code == 200
 
@@ -219,7 +221,7 @@ class Sdk:
 async def test_the_sdk_comes_again_when_it_was_told_to(
     metered: Metered, upstream: Upstream, sdk: Callable[[Customer], Sdk]
 ) -> None:
-    client = sdk(await Customer.of(metered, rpm=60, rpm_burst=1))
+    client = sdk(await Customer.of(metered, rpm=20, rpm_burst=1))
     upstream.play(CHAT.at_once)
     for _ in range(2):
         assert (await client.chat()).choices
@@ -268,5 +270,5 @@ async def test_a_changed_limit_binds_within_a_second(
         assert [(await CHAT.ask(client)).status_code for _ in range(2)] == [200, 429]
         for limit, status in ((2, 200), (2, 429), (None, 200)):
             await customer.limit(owner, requests_per_day=limit)
-            async with asyncio.timeout(NOTICED_SECONDS):
+            async with within(NOTICED_SECONDS):
                 await metered.until(partial(CHAT.ask, client), partial(has_status, status))

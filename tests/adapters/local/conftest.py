@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from adapters.local import weights
 from adapters.local.registry import Model
 from adapters.local.server import create_app
+from tests.patience import PATIENCE_SECONDS
 
 MODEL_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WEIGHTS = "smollm2-135m-instruct"
@@ -42,14 +43,16 @@ def _serve(*options: str, wait: bool = True) -> Iterator[httpx.Client]:
         process = subprocess.Popen(command, pass_fds=[fd], stderr=subprocess.DEVNULL)
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     headers = {"x-use-cache": "0"}
-    with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+    with httpx.Client(
+        base_url=url, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False
+    ) as client:
         try:
             if wait:
                 client.post("/tokenize", json={"inputs": "x"}, headers={"x-wait-for-model": "1"})
             yield client
         finally:
             process.terminate()
-            assert process.wait(timeout=20) == 0
+            assert process.wait(timeout=PATIENCE_SECONDS) == 0
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def _in_thread(*models: Model) -> Iterator[httpx.Client]:
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        with httpx.Client(base_url=url, timeout=60, trust_env=False) as client:
+        with httpx.Client(base_url=url, timeout=PATIENCE_SECONDS, trust_env=False) as client:
             yield client
     finally:
         server.should_exit = True
@@ -80,7 +83,7 @@ def pipelines(client: httpx.Client) -> Iterator[httpx.Client]:
     """A client of the same process that waits for a model which is not loaded yet."""
     headers = {"x-use-cache": "0", "x-wait-for-model": "1"}
     with httpx.Client(
-        base_url=client.base_url, headers=headers, timeout=60, trust_env=False
+        base_url=client.base_url, headers=headers, timeout=PATIENCE_SECONDS, trust_env=False
     ) as waiting:
         yield waiting
 

@@ -51,7 +51,7 @@ def test_headers_tell_time_and_characters(pipelines: httpx.Client) -> None:
 
     assert headers["x-compute-type"] == "cpu"
     assert headers["x-compute-characters"] == "5"
-    assert 0 < float(headers["x-compute-time"]) < 60
+    assert 0 < float(headers["x-compute-time"]) < 600
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(

@@ -19,11 +19,11 @@ from adapters.local.packaged import Needs
 from adapters.local.problems import GenerationFailed, Overloaded, Unhealthy
 from adapters.local.resident import Resident, ResidentSettings, Stopped
 from adapters.local.transcription import TranscriptionModel
+from tests.patience import PATIENCE_SECONDS
 
 ID = "sentence-transformers/all-MiniLM-L6-v2"
 EMBED = {"inputs": "A fox."}
 NOTHING = Needs(extra="local", modules=(), files=())
-DEADLINE_SECONDS = 20
 
 
 class Engine:
@@ -91,7 +91,7 @@ async def test_a_job_that_nobody_waits_for_ends_at_its_next_checkpoint() -> None
     await asyncio.to_thread(begun.wait)
     task.cancel()
 
-    assert await asyncio.to_thread(ended.wait, DEADLINE_SECONDS)
+    assert await asyncio.to_thread(ended.wait, PATIENCE_SECONDS)
     resident.close()
 
 
@@ -139,7 +139,7 @@ async def test_an_idle_engine_is_freed_and_one_in_use_is_not() -> None:
         weakref.finalize(engine(), lambda: loop.call_soon_threadsafe(freed.set))
         await asyncio.to_thread(gc.collect)
         assert engine() is not None
-    async with asyncio.timeout(DEADLINE_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await freed.wait()
 
     assert resident.warmup.state == "cold"
@@ -184,7 +184,7 @@ def test_an_idle_model_leaves_and_comes_back(in_thread: Any) -> None:
     waiting = {"x-wait-for-model": "1", "x-use-cache": "0"}
     with in_thread(model) as client:
         first = client.post(f"/models/{ID}", json=EMBED, headers=waiting)
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while _status(client)["loaded"]:
             assert time.monotonic() < deadline
         again = client.post(f"/models/{ID}", json=EMBED, headers=waiting)

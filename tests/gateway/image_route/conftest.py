@@ -12,6 +12,7 @@ from openai import AsyncOpenAI
 from gateway.config import Settings
 from tests.gateway.image_route.painting import CREDENTIAL, DIALECTS, paint
 from tests.gateway_fixture import Gateway, running_gateway
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Upstream
 
 
@@ -62,7 +63,7 @@ async def upstream(painter: Upstream) -> AsyncIterator[Upstream]:
 @pytest.fixture
 async def sdk(gateway: Gateway, upstream: Upstream) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(
-        api_key=gateway.key, base_url=gateway.base_url, max_retries=0, timeout=10
+        api_key=gateway.key, base_url=gateway.base_url, max_retries=0, timeout=PATIENCE_SECONDS
     ) as client:
         yield client
 

@@ -11,6 +11,7 @@ import pytest
 from openai import APIError, AsyncOpenAI, InternalServerError
 
 from tests.gateway.image_route.painting import as_json, paint, painted
+from tests.patience import within
 from tests.scripted_upstream import Upstream, Visit
 
 pytestmark = pytest.mark.anyio
@@ -106,7 +107,7 @@ class Patience:
 
     async def are_gone(self, count: int) -> None:
         """Wait until `count` calls have been hung up on."""
-        async with asyncio.timeout(2):
+        async with within(2):
             for _ in range(count):
                 await self.gone.get()
 
