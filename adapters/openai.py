@@ -92,49 +92,54 @@ class StreamDecoder:
 def _parse(data: bytes) -> Json:
     """Return an answer or a chunk. Raises UpstreamError for an error, or what is neither."""
     decoded = refusals.parse_object(data)
-    if not _fits(decoded, "answer"):
+    if not _fits(decoded, _ANSWER):
         raise Interrupted("The upstream sent an object that is no answer of OpenAI's.")
     return decoded
 
 
-# What each field of an object must be, unless it is null or absent: a type, an object of this
-# table, or a list of such.
-_SHAPES: Mapping[str, Mapping[str, type | str | tuple[str]]] = {
-    "answer": {"choices": ("choice",), "usage": "usage", "system_fingerprint": str},
-    "choice": {
-        "index": int,
-        "delta": "message",
-        "message": "message",
-        "text": str,
-        "logprobs": dict,
-        "finish_reason": str,
-    },
-    "message": {"content": str, "tool_calls": ("call",)},
-    "call": {"function": dict, "custom": dict},
-    "usage": {
-        "prompt_tokens": int,
-        "completion_tokens": int,
-        "prompt_tokens_details": dict,
-        "completion_tokens_details": dict,
-    },
+# What each field of an object must be, unless it is null or absent: of a type and, if it is an
+# object or a list of such, of a shape of its own.
+_Shape = Mapping[str, tuple[type, "_Shape | None"]]
+_MESSAGE: _Shape = {
+    "content": (str, None),
+    "tool_calls": (list, {"function": (dict, None), "custom": (dict, None)}),
+}
+_CHOICE: _Shape = {
+    "index": (int, None),
+    "delta": (dict, _MESSAGE),
+    "message": (dict, _MESSAGE),
+    "text": (str, None),
+    "logprobs": (dict, None),
+    "finish_reason": (str, None),
+}
+_USAGE: _Shape = {
+    "prompt_tokens": (int, None),
+    "completion_tokens": (int, None),
+    "prompt_tokens_details": (dict, None),
+    "completion_tokens_details": (dict, None),
+}
+_ANSWER: _Shape = {
+    "choices": (list, _CHOICE),
+    "usage": (dict, _USAGE),
+    "system_fingerprint": (str, None),
 }
 
 
-def _fits(value: Any, shape: str) -> bool:
-    """Tell whether `value` is an object of that shape; fields of no interest may be anything."""
-    if not isinstance(value, dict):
+def _fits(value: Any, shape: _Shape) -> bool:
+    """Tell whether `value` is an object of that shape; fields of no interest may be anything.
+
+    Every token comes this way.
+    """
+    if type(value) is not dict:
         return False
-    for name, kind in _SHAPES[shape].items():
-        field = value.get(name)
-        match kind:
-            case _ if field is None:
-                continue
-            case str():
-                fits = _fits(field, kind)
-            case (inner,):
-                fits = isinstance(field, list) and all(_fits(each, inner) for each in field)
-            case type():
-                fits = isinstance(field, kind)
-        if not fits:
+    for name, field in value.items():
+        if field is None or name not in shape:
+            continue
+        kind, inner = shape[name]
+        if not isinstance(field, kind):
             return False
+        if inner is not None:
+            each = field if isinstance(field, list) else (field,)
+            if not all(_fits(one, inner) for one in each):
+                return False
     return True

@@ -87,7 +87,7 @@ class Admission:
             if status == "disconnected" and prompt and not usage.input_tokens:
                 # The upstream has read it, though nothing came back.
                 usage.input_tokens, usage.estimated = prompt, True
-            elif found:
+            if found:
                 usage = found.charged(usage)
             record = record_of(self.exchange, self._route, usage, status=status, finish=finish)
             self._settled = self._begin(record.amounts, encode(record).decode())

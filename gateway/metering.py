@@ -79,14 +79,15 @@ class Meter:
         await self._spool.aclose()
 
     async def admit(self, exchange: Exchange, route: Route, estimate: Usage) -> Admission:
-        """Reserve `estimate` for the exchange.
+        """Reserve what is charged of `estimate`, which is what the whole answer may use.
 
         Raises GatewayError: 429 with what binds and until when, or 503 if the store is out of
         reach and `on_state_outage` does not allow going on without it.
         """
         price, account = route.model.price, exchange.caller.account
-        amounts = amounts_of(estimate, task=exchange.task, nano_usd=price.nano_usd(estimate))
-        if_abandoned, record = self._if_abandoned(exchange, route, estimate)
+        charged = exchange.found.charged(estimate) if exchange.found else estimate
+        amounts = amounts_of(charged, task=exchange.task, nano_usd=price.nano_usd(charged))
+        if_abandoned, record = self._if_abandoned(exchange, route, charged)
         admission = Admission(self, exchange, route, estimate=estimate, reserved=amounts)
         is_asked = self._store.is_available
         try:

@@ -41,8 +41,8 @@ class Relay:
         route = exchange.route = self._route(exchange)
         job = await self._prepare(exchange, route)
         async with await self._cache.find(exchange, route, job) as found:
-            exchange.found, estimate = found, found.charged(job.estimate)
-            async with await self._meter.admit(exchange, route, estimate) as admission:
+            exchange.found = found
+            async with await self._meter.admit(exchange, route, job.estimate) as admission:
                 return await admission.deliver(await self._answer(exchange, route, job, found))
 
     async def _prepare(self, exchange: Exchange, route: Route) -> Job:

@@ -180,7 +180,8 @@ class Flights:
             keeping = asyncio.ensure_future(flight.wanted.keep(pieces, flight.token))
             flight.keeping = keeping
             self._await_at_end(keeping)
-            await asyncio.wait([keeping], timeout=_STORING_SECONDS)
+            # A store that did not give us the lock is in trouble: its time is spent.
+            await asyncio.wait([keeping], timeout=_STORING_SECONDS if flight.token else 0)
 
     def _see_off(self, flight: Flight) -> None:
         """Let go of a flight that is over, once its answer is kept: until then it is joined."""
