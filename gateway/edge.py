@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import secrets
 import time
-import uuid
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,9 +62,11 @@ class Edge:
 
 def uuid7() -> str:
     """Return a fresh UUID of version 7: they sort by time (RFC 9562 §5.7)."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = milliseconds << 80 | 0x7 << 76 | secrets.randbits(12) << 64
-    return str(uuid.UUID(int=value | 0b10 << 62 | secrets.randbits(62)))
+    drawn = int.from_bytes(secrets.token_bytes(10))  # at once: it is a system call
+    value = time.time_ns() // 1_000_000 << 80 | drawn
+    value = value & ~(0xF << 76 | 0b11 << 62) | 0x7 << 76 | 0b10 << 62
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 async def _preflight(scope: Scope, send: Send) -> None:

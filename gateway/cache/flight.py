@@ -128,9 +128,9 @@ class Flight:
     async def abort(self, error: UpstreamError) -> None:
         """End now. Returns when nothing is under way any more."""
         self.fail(error)
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.wait([self.task])
+        if (task := self.task) is not None:
+            task.cancel()
+            await asyncio.wait([task])
 
     def _end(self, error: BaseException | None) -> None:
         self.is_over = True
@@ -143,6 +143,7 @@ class Flight:
             seat.wake()
 
     def _land(self, task: asyncio.Task[None]) -> None:
+        self.task = None  # its traceback knows us: a cycle would hold the pieces in memory
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, UpstreamError | GatewayError):
             logger.error("an answer under way failed", exc_info=error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,7 +14,7 @@ from gateway import sending
 from gateway.answers import arguments_text, finish_reason_of
 from gateway.call_ids import CallIds, complete_whole
 from gateway.catalog import Target
-from gateway.folding import fold
+from gateway.folding import chunks_of, fold
 from gateway.tapes import Piece, Recipe
 from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 
@@ -99,8 +99,15 @@ class TextPart:
         """Tell whether all choices came to a good end, and all that is called can be called."""
         if not (pieces and pieces[-1].is_last):
             return False
-        choices = fold(pieces).get("choices") or ()
-        return len(choices) == self.choices and all(map(_is_sound, choices))
+        reasons: dict[int, str] = {}
+        are_called = False
+        for choice in _choices_of(pieces):
+            if reason := choice.get("finish_reason"):
+                reasons.setdefault(choice.get("index") or 0, reason)
+            are_called = are_called or bool((choice.get("delta") or {}).get("tool_calls"))
+        if len(reasons) != self.choices or not all(map(_ended_well, reasons.values())):
+            return False
+        return not are_called or all(map(_can_all_be_called, fold(pieces)["choices"]))
 
     async def _streamed(self) -> AsyncIterator[Piece]:
         [source] = await sending.stream(self.target, self.request, (self.call,), wait=self.wait)
@@ -137,17 +144,22 @@ def _is_default(name: str, value: object, body: Json) -> bool:
     return type(value) is type(default) and value == default
 
 
-def _is_sound(choice: Json) -> bool:
-    calls = (choice.get("message") or {}).get("tool_calls") or ()
-    return _ended_well(choice.get("finish_reason")) and all(map(_can_be_called, calls))
+def _choices_of(pieces: Sequence[Piece]) -> Iterator[Json]:
+    for piece in pieces:
+        for chunk in chunks_of(piece):
+            yield from chunk.get("choices") or ()
 
 
-def _ended_well(reason: str | None) -> bool:
+def _ended_well(reason: str) -> bool:
     try:
         finish_reason_of(reason, called=False)
     except Interrupted:
         return False
-    return bool(reason)
+    return True
+
+
+def _can_all_be_called(choice: Json) -> bool:
+    return all(map(_can_be_called, (choice.get("message") or {}).get("tool_calls") or ()))
 
 
 def _can_be_called(call: Json) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import replace
@@ -27,6 +29,7 @@ from tests.gateway.cache.workers import (
     worker,
 )
 from tests.gateway.state_server import RealServer, program
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +43,7 @@ def server(tmp_path: Path) -> Iterator[RealServer]:
 
 @pytest.fixture
 async def one(server: RealServer) -> AsyncIterator[Worker]:
-    async with asyncio.timeout(20), worker(server.url) as it:
+    async with asyncio.timeout(2 * PATIENCE_SECONDS), worker(server.url) as it:
         yield it
 
 
@@ -236,6 +239,24 @@ async def test_the_flight_goes_on_when_its_leader_is_refused(one: Worker) -> Non
     upstream.say("a", last=True)
     assert await read(other) == ["a"]
     assert not other.is_free
+
+
+async def test_what_nobody_waits_for_is_out_of_memory_at_once(one: Worker) -> None:
+    upstream = Upstream()
+    seat = await one.seat(upstream)
+    flight = weakref.ref(seat._flight)
+    upstream.say("a")
+    gc.disable()
+    try:
+        await seat.open()
+        await seat.aclose()
+        await upstream.closed.wait()
+        del seat
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while flight():  # noqa: ASYNC110 (callbacks of the loop still know it)
+                await asyncio.sleep(0)
+    finally:
+        gc.enable()
 
 
 async def test_one_seat_pays_and_the_next_if_it_leaves(one: Worker) -> None:
