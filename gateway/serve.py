@@ -26,11 +26,16 @@ _LOCAL_DRAIN_SECONDS = 2.0
 _GRACE_SECONDS = 5.0  # for what a worker still has to do once its streams are drained
 _START_SECONDS = 60.0
 
-WORKER_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1024 * 1024)}
-"""glibc's setting for workers: blocks from 1 MiB go back to the system as soon as they are freed.
+WORKER_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024),
+}
+"""glibc's settings for workers: blocks from 4 MiB go back to the system as soon as they are freed,
+smaller ones once 8 MiB of them are free at the heap's end.
 
-Left alone it raises that limit up to 32 MiB, and a hundred images of 4 MB leave 25 to 71 MB
-behind instead of 3 to 27.
+Left alone it raises both, and a hundred images of 4 MB leave 25 to 71 MB behind instead of 0 to 18.
+With lower ones the pages of every picture are fetched anew: serving one of 2 MB from the cache then
+takes a worker 9 ms of CPU instead of 3.
 """
 
 
