@@ -28,6 +28,9 @@ from tests.acceptance.caching.model import Asked, Model, ask
 from tests.scripted_upstream import Upstream, Visit
 
 pytestmark = pytest.mark.anyio
+# What comes right after an answer. While it is still being kept, which takes a busy store longer
+# than anybody waits for, it is handed on.
+AT_ONCE = ("hit", "shared")
 
 BUDGET_SECONDS = 0.05
 SLACK_SECONDS = 0.03  # of timers and of the machine: less than the budget, which is not spent twice
@@ -194,7 +197,7 @@ async def test_what_is_no_answer_of_this_request_is_counted_and_replaced(
     assert (await right(site, prompt, stream=stream)).cache == "miss"
     assert len(site.upstream.visits) == visits + 1
     await site.counted(count, more_than=before)
-    assert (await right(site, prompt, stream=not stream)).cache == "hit"
+    assert (await right(site, prompt, stream=not stream)).cache in AT_ONCE
     assert len(site.upstream.visits) == visits + 1
 
 
@@ -203,7 +206,7 @@ async def test_a_lock_of_another_type_keeps_nobody_from_an_answer(site: Site) ->
     await site.cache.call("DEL", key)
     await site.cache.call("RPUSH", b"flight:" + key.split(b":")[1], "held")
     assert (await right(site, prompt)).cache == "miss"
-    assert (await right(site, prompt)).cache == "hit"
+    assert (await right(site, prompt)).cache in AT_ONCE
 
 
 async def kept(site: Site) -> tuple[str, bytes]:

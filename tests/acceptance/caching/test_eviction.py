@@ -41,7 +41,7 @@ async def test_eviction_touches_nothing_but_answers(upstream: Upstream, tmp_path
             assert asked.is_answer(MODEL.text(prompt))
             assert asked.cache == "miss"
             if at % 20 == 19:  # what was answered just now is there
-                assert (await ask(site.client, prompt)).cache == "hit"
+                assert (await ask(site.client, prompt)).cache in ("hit", "shared")
         server = await describe_server(site.cache)
         assert server.evicted_keys > REQUESTS // 2
         assert server.used_bytes < 1.2 * ROOM_MB * 2**20

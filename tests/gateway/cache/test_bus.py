@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +28,8 @@ from gateway.cache.messages import (
 )
 from gateway.errors import BadRequest
 from gateway.store import Store
-from tests.gateway.state_server import RealServer, program
+from tests.gateway.state_server import RealServer
+from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
 
@@ -42,14 +42,6 @@ MESSAGES = (
     Gone("v:2"),
     Failed("v:2", pack_error(Misconfigured("No.", status=403))),
 )
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RealServer]:
-    server = RealServer(program("valkey"), tmp_path)
-    yield server
-    server.go_on()
-    server.kill()
 
 
 class Ear:
@@ -68,7 +60,7 @@ async def ear(url: str, worker_id: str) -> AsyncIterator[Ear]:
     store = Store(url, timeout_seconds=0.25, probe_seconds=0.05)
     bus = Bus(url, store, worker_id=worker_id, patience_seconds=0.2)
     listening = Ear(bus, store)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await bus.wait_until_up()
         yield listening
     await bus.aclose()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -28,17 +27,10 @@ from tests.gateway.cache.workers import (
     reading,
     worker,
 )
-from tests.gateway.state_server import RealServer, program
+from tests.gateway.state_server import RealServer
 from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RealServer]:
-    server = RealServer(program("valkey"), tmp_path)
-    yield server
-    server.kill()
 
 
 @pytest.fixture

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,22 +13,15 @@ from gateway.cache.bus import Bus
 from gateway.cache.messages import Join, Pieces
 from gateway.cache.shelf import Standing
 from tests.gateway.cache.workers import LOCK_KEY, STORAGE_KEY, Upstream, read, reading, workers
-from tests.gateway.state_server import RealServer, program
+from tests.gateway.state_server import RealServer
+from tests.patience import PATIENCE_SECONDS, within
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RealServer]:
-    server = RealServer(program("valkey"), tmp_path)
-    yield server
-    server.go_on()
-    server.kill()
-
-
 @pytest.fixture(autouse=True)
 async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(2 * PATIENCE_SECONDS):
         yield
 
 
@@ -237,7 +229,7 @@ async def test_a_lock_that_leads_nowhere_is_taken_over_at_once(server: RealServe
         for holder in (f"{one.bus.worker_id}:999", "0123456789abcdef:1", "nonsense", b"\xff\x00"):
             await one.store.call("DEL", STORAGE_KEY)
             await one.store.call("SET", LOCK_KEY, holder)
-            async with asyncio.timeout(1):
+            async with within(1):
                 assert await one.ask(upstream) == ["a"]
             assert await one.store.call("EXISTS", LOCK_KEY) == 0
 

@@ -18,6 +18,7 @@ from gateway.cache.messages import Message
 from gateway.cache.shelf import Found, Shelf
 from gateway.store import Store
 from gateway.tapes import Piece, Recipe
+from tests.patience import PATIENCE_SECONDS
 
 STORAGE_KEY = "answer:{d1}"
 LOCK_KEY = "flight:{d1}"
@@ -157,7 +158,7 @@ def reading(seat: Seat) -> asyncio.Task[list[Any]]:
 @asynccontextmanager
 async def worker(url: str, **options: float) -> AsyncIterator[Worker]:
     """Yield a worker that hears the others."""
-    store = Store(url, timeout_seconds=0.25, probe_seconds=0.05)
+    store = Store(url, timeout_seconds=0.5, probe_seconds=0.05)
     bus = TappedBus(url, store, worker_id=secrets.token_hex(8), patience_seconds=0.5)
     shelf, available = Shelf(store), asyncio.Event()
     store.on_change = lambda _: available.set()
@@ -166,7 +167,7 @@ async def worker(url: str, **options: float) -> AsyncIterator[Worker]:
     await shelf.release("warm", "warm")
     try:
         async with Flights(shelf, bus, **options) as flights:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 await bus.wait_until_up()
             yield Worker(store, shelf, bus, flights, available)
     finally:
