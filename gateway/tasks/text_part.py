@@ -19,6 +19,7 @@ from gateway.tapes import Piece, Recipe
 from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 
 _DELIVERY = frozenset(("stream", "stream_options"))
+_ENVELOPE = ("id", "object", "created", "model")
 _IN_CALL = frozenset(("model", "messages", "prompt"))
 # What happens anyway where one choice is asked for. Equal means of the same type too: a
 # completion's `logprobs` of 0 asks for those of the tokens that were drawn.
@@ -117,18 +118,26 @@ class TextPart:
                 yield Piece([None, complete_whole(source.whole)], source.is_done)
                 return
             tokens, is_last = source.tokens, source.is_done
-            yield Piece([tokens, ids.complete(source.first)], is_last)
+            yield Piece([tokens, ids.complete(_bare(source.first))], is_last)
             while not is_last:
                 chunks = await source.read()
                 before, tokens, is_last = tokens, source.tokens, source.is_done
                 if chunks or is_last or tokens != before:
-                    yield Piece([tokens, ids.complete(chunks)], is_last)
+                    yield Piece([tokens, ids.complete(_bare(chunks))], is_last)
         finally:
             await source.aclose()
 
     async def _whole(self) -> AsyncIterator[Piece]:
         [answer] = await sending.fetch(self.target, self.request, (self.call,), wait=self.wait)
         yield Piece([None, complete_whole(answer)], is_last=True)
+
+
+def _bare(chunks: list[Json]) -> list[Json]:
+    """Return the chunks without what the gateway says itself, in each of them."""
+    for chunk in chunks:
+        for name in _ENVELOPE:
+            chunk.pop(name, None)
+    return chunks
 
 
 def _is_repeatable(body: Json) -> bool:
