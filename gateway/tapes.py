@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -51,7 +51,7 @@ class Part(Protocol):
     def recipe(self) -> Recipe:
         """Return what it depends on."""
 
-    def make(self) -> AsyncIterator[Piece]:
+    def make(self) -> AsyncGenerator[Piece]:
         """Have it made, and yield it; the last piece is marked so.
 
         Raises UpstreamError, GatewayError. It may be made for others than whoever asked first, so
@@ -104,7 +104,7 @@ class Direct:
 
     async def aclose(self) -> None:
         """Hang up."""
-        await self._source.aclose()  # type: ignore[attr-defined]
+        await self._source.aclose()
 
 
 class Recorded:
@@ -155,4 +155,7 @@ async def collect(tape: Tape) -> list[Piece]:
 
 async def close_all(tapes: Sequence[Tape]) -> None:
     """Want no more of any of them."""
+    if len(tapes) == 1:
+        await tapes[0].aclose()
+        return
     await asyncio.gather(*(tape.aclose() for tape in tapes))

@@ -161,7 +161,7 @@ class Flights:
     async def _lead(self, flight: Flight) -> None:
         """Have it made. Raises UpstreamError, GatewayError."""
         began = time.monotonic()
-        async with aclosing(flight.wanted.part.make()) as source:  # type: ignore[type-var]
+        async with aclosing(flight.wanted.part.make()) as source:
             async for piece in source:
                 piece.ms = int((time.monotonic() - began) * 1000)
                 if piece.is_last:

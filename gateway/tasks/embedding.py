@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -116,7 +116,7 @@ class _Batch:
         plan = self.target.upstream.dialect[Task.EMBEDDING].plan(replace(request, body=body))
         return Recipe(calls=plan.calls, form=self.form.obeyed)
 
-    async def make(self) -> AsyncIterator[Piece]:
+    async def make(self) -> AsyncGenerator[Piece]:
         """Have them made, and bring them into their form. Raises BadRequest, UpstreamError."""
         async with self.turn:
             [answer] = await sending.fetch(self.target, self.request, self.calls, wait=self.wait)

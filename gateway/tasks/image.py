@@ -5,7 +5,7 @@ of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -94,7 +94,7 @@ class _CallPart:
         """Return what the pictures depend on."""
         return self.made_of
 
-    async def make(self) -> AsyncIterator[Piece]:
+    async def make(self) -> AsyncGenerator[Piece]:
         """Have them painted, and finish them. Raises UpstreamError."""
         [answer] = await sending.fetch(self.target, self.request, [self.call], wait=self.wait)
         # They are not decoded yet.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,7 +89,7 @@ class _File:
         plan = self.target.upstream.dialect[request.task].plan(replace(request, body=body))
         return Recipe(calls=plan.calls, form={"response_format": self.form})
 
-    async def make(self) -> AsyncIterator[Piece]:
+    async def make(self) -> AsyncGenerator[Piece]:
         """Have it spoken, and encode it. Raises UpstreamError."""
         progress, recording = _Progress(), Recording(self.form, pieces=len(self.calls))
         jobs = (partial(self._fetch, call, progress) for call in self.calls)

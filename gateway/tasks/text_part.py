@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -92,7 +92,7 @@ class TextPart:
         """Return what the answer depends on. Several images take as long as planning them does."""
         return self.recipes.of(self.at)
 
-    def make(self) -> AsyncIterator[Piece]:
+    def make(self) -> AsyncGenerator[Piece]:
         """Yield the answer, as `gateway.folding` has it. Raises UpstreamError."""
         return self._streamed() if self.request.stream else self._whole()
 
@@ -110,7 +110,7 @@ class TextPart:
             return False
         return not are_called or all(map(_can_all_be_called, fold(pieces)["choices"]))
 
-    async def _streamed(self) -> AsyncIterator[Piece]:
+    async def _streamed(self) -> AsyncGenerator[Piece]:
         [source] = await sending.stream(self.target, self.request, (self.call,), wait=self.wait)
         ids = CallIds()
         try:
@@ -127,7 +127,7 @@ class TextPart:
         finally:
             await source.aclose()
 
-    async def _whole(self) -> AsyncIterator[Piece]:
+    async def _whole(self) -> AsyncGenerator[Piece]:
         [answer] = await sending.fetch(self.target, self.request, (self.call,), wait=self.wait)
         yield Piece([None, complete_whole(answer)], is_last=True)
 

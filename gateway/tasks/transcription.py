@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -93,7 +93,7 @@ class _Heard:
         silent = plan(replace(request, body=body, media=replace(media, data=b"")))
         return Recipe(calls=silent.calls, media=media.data)
 
-    async def make(self) -> AsyncIterator[Piece]:
+    async def make(self) -> AsyncGenerator[Piece]:
         """Have the sound transcribed. Raises UpstreamError."""
         [answer] = await sending.fetch(self.target, self.request, self.calls, wait=self.wait)
         yield Piece(msgspec.json.encode(answer), is_last=True)

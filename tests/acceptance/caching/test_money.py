@@ -281,11 +281,12 @@ async def test_of_two_who_share_the_first_pays(
     assert len(upstream.visits) == 1
 
 
+@pytest.mark.parametrize("pays", [True, False], ids=["payer", "follower"])
 @pytest.mark.parametrize(
     ("kind", "steps"), [(CHAT, 0), (STREAM, 0), (STREAM, 2)], ids=["whole", "stream", "begun"]
 )
-async def test_if_the_payer_leaves_the_other_pays_all(
-    limited: Customer, upstream: Upstream, kind: Kind, steps: int
+async def test_who_stays_pays_all_and_who_leaves_nothing(
+    limited: Customer, upstream: Upstream, kind: Kind, steps: int, pays: bool
 ) -> None:
     shared = Shared(limited, upstream, kind)
     async with limited.client() as client, shared.asked(client) as (leader, follower):
@@ -293,36 +294,16 @@ async def test_if_the_payer_leaves_the_other_pays_all(
         if steps:
             await leader.shows(steps)
             await follower.shows(steps)
-        await shared.leave(leader)
+        leaving, staying = (leader, follower) if pays else (follower, leader)
+        await shared.leave(leaving)
         await shared.say(steps, len(kind.steps))
-        await follower.ends()
+        await staying.ends()
     left, stayed = sorted(await limited.records(), key=lambda record: record["status"])
     assert (left["status"], stayed["status"]) == ("disconnected", "ok")
     assert (paid_by(left), paid_by(stayed)) == (NOTHING, kind.used[-1])
     assert not stayed["cached"]
     await assert_counted(limited, requests=2, paid=kind.used[-1])
     assert len(upstream.visits) == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "steps"), [(CHAT, 0), (STREAM, 0), (STREAM, 2)], ids=["whole", "stream", "begun"]
-)
-async def test_who_follows_and_leaves_pays_nothing(
-    limited: Customer, upstream: Upstream, kind: Kind, steps: int
-) -> None:
-    shared = Shared(limited, upstream, kind)
-    async with limited.client() as client, shared.asked(client) as (leader, follower):
-        await shared.say(0, steps)
-        if steps:
-            await leader.shows(steps)
-            await follower.shows(steps)
-        await shared.leave(follower)
-        await shared.say(steps, len(kind.steps))
-        await leader.ends()
-    left, stayed = sorted(await limited.records(), key=lambda record: record["status"])
-    assert (left["status"], stayed["status"]) == ("disconnected", "ok")
-    assert (paid_by(left), paid_by(stayed)) == (NOTHING, kind.used[-1])
-    await assert_counted(limited, requests=2, paid=kind.used[-1])
 
 
 @pytest.mark.parametrize("first", ["leader", "follower"])
