@@ -5,6 +5,7 @@ UpstreamError                anything that went wrong beyond the gateway
   Unreachable                no connection (refused, DNS, TLS, too slow): nothing was sent
   TimedOut                   the first byte or the whole took longer than allowed
   Interrupted                the answer broke off, or is not what its protocol allows
+    HungUp                   … before it had begun
   ModelLoading               cold: ask again after `retry_after_seconds`
   Overloaded                 429 or 503: too much to do now
   OutOfCredits               402: the gateway's own account is empty
@@ -33,8 +34,6 @@ class DialectError(Exception):
 class UpstreamError(Exception):
     """An upstream did not answer as asked. `message` holds no secret and may reach the client."""
 
-    retryable = False
-
     def __init__(
         self,
         message: str,
@@ -55,8 +54,6 @@ class UpstreamError(Exception):
 class Unreachable(UpstreamError):
     """No connection came about, so nothing was processed."""
 
-    retryable = True
-
 
 class TimedOut(UpstreamError):
     """The upstream took longer than its configuration allows."""
@@ -66,16 +63,16 @@ class Interrupted(UpstreamError):
     """The answer ended before its protocol says it may, or cannot be read."""
 
 
+class HungUp(Interrupted):
+    """The connection ended before an answer began, as one does that was kept for too long."""
+
+
 class ModelLoading(UpstreamError):
     """The model is cold. `retry_after_seconds` is the upstream's own estimate."""
-
-    retryable = True
 
 
 class Overloaded(UpstreamError):
     """The upstream turned the request away for lack of room."""
-
-    retryable = True
 
 
 class OutOfCredits(UpstreamError):
@@ -101,4 +98,6 @@ class ContextTooLong(Rejected):
 class Failed(UpstreamError):
     """The upstream failed on a request that it had accepted."""
 
-    retryable = True
+
+TRANSIENT = (Overloaded, Failed)
+"""What may be gone when a server has started, or has less to do."""

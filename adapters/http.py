@@ -7,7 +7,7 @@ out: it adds some 150 µs of CPU to a request. Every failure leaves as an `Upstr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +18,7 @@ import httpx
 
 from adapters.base import Call
 from adapters.errors import (
+    HungUp,
     Interrupted,
     Misconfigured,
     ModelMissing,
@@ -42,7 +43,6 @@ _ERRORS: tuple[tuple[type[httpx.RequestError], type[UpstreamError], str], ...] =
     (httpx.TimeoutException, TimedOut, "took longer than allowed"),
     (httpx.LocalProtocolError, Misconfigured, "cannot be sent this request"),
     (httpx.UnsupportedProtocol, Misconfigured, "cannot be sent this request"),
-    (httpx.RequestError, Interrupted, "broke off its answer"),
 )
 
 
@@ -102,7 +102,7 @@ class Upstream:
             stream=httpx.ByteStream(call.body),
             extensions=self._extensions,
         )
-        with _upstream_errors(self.name):
+        with _upstream_errors(self.name, otherwise=HungUp):
             response = await self._transport.handle_async_request(request)
         return Reply(response, upstream=self.name)
 
@@ -130,6 +130,7 @@ class Reply:
         self._upstream = upstream
         self._stream = cast("httpx.AsyncByteStream", response.stream)
         self._is_closed = False
+        self.on_close: Callable[[], None] | None = None  # called once
 
     async def read(self, limit_bytes: int) -> bytes:
         """Return the whole body and close. Raises Interrupted if it is longer than allowed."""
@@ -171,7 +172,11 @@ class Reply:
         """Hang up if the body is not complete, else leave the connection to the next call."""
         if not self._is_closed:
             self._is_closed = True
-            await self._stream.aclose()
+            try:
+                await self._stream.aclose()
+            finally:
+                if self.on_close:
+                    self.on_close()
 
     def _refuse_encoding(self) -> None:
         encoding = self.headers.get("content-encoding", "identity")
@@ -182,11 +187,16 @@ class Reply:
 
 
 @contextmanager
-def _upstream_errors(upstream: str) -> Iterator[None]:
+def _upstream_errors(
+    upstream: str, *, otherwise: type[UpstreamError] = Interrupted
+) -> Iterator[None]:
     try:
         yield
     except httpx.RequestError as error:
-        kind, text = next((kind, text) for type_, kind, text in _ERRORS if isinstance(error, type_))
+        kind, text = next(
+            ((kind, text) for type_, kind, text in _ERRORS if isinstance(error, type_)),
+            (otherwise, "broke off its answer"),
+        )
         raise kind(f"upstream {upstream!r} {text}") from error
 
 

@@ -38,6 +38,8 @@ _BY_STATUS: dict[int, type[UpstreamError]] = {
     503: errors.Overloaded,
 }
 
+_STARTING = frozenset((502, 503))
+
 # text-generation-inference, router/src/lib.rs: `error_type` of an event or a body.
 _BY_TYPE: dict[str, type[UpstreamError]] = {
     "validation": errors.Rejected,
@@ -86,9 +88,21 @@ class _Said:
     estimated_seconds: float | None = None
 
 
-def from_response(status: int, headers: Mapping[str, str], body: bytes) -> UpstreamError:
-    """Return the error that an answer of `status` stands for."""
-    return _build(_said(body), status, _retry_after(headers))
+def from_response(
+    status: int, headers: Mapping[str, str], body: bytes, *, is_cold_by_status: bool = False
+) -> UpstreamError:
+    """Return the error that an answer of `status` stands for.
+
+    `is_cold_by_status`: a proxy in front of the server says by 502 or 503 that it is starting.
+    """
+    error = _build(_said(body), status, _retry_after(headers))
+    if is_cold_by_status and status in _STARTING and isinstance(error, errors.TRANSIENT):
+        return errors.ModelLoading(
+            error.message,
+            status=status,
+            retry_after_seconds=error.retry_after_seconds or _DEFAULT_LOADING_SECONDS,
+        )
+    return error
 
 
 def from_object(body: Mapping[str, Any]) -> UpstreamError:

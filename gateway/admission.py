@@ -89,7 +89,8 @@ class Admission:
                 usage.input_tokens, usage.estimated = prompt, True
             if found:
                 usage = found.charged(usage)
-            record = record_of(self.exchange, self._route, usage, status=status, finish=finish)
+            route = self.exchange.route or self._route
+            record = record_of(self.exchange, route, usage, status=status, finish=finish)
             self._settled = self._begin(record.amounts, encode(record).decode())
         await asyncio.shield(self._settled)
 

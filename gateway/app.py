@@ -21,7 +21,6 @@ from gateway.book import Book, BookUnavailable
 from gateway.cache.cache import Cache, NoCache
 from gateway.cache.files import FOLDER as ANSWERS
 from gateway.cache.files import AnswerFiles
-from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.doorman import require_admin
 from gateway.edge import Edge
@@ -35,6 +34,7 @@ from gateway.prompts import Prompts
 from gateway.relay import Relay
 from gateway.routes.admin import admin_router
 from gateway.routes.files import files_route
+from gateway.routes.front import Front
 from gateway.routes.openai import openai_router
 from gateway.routes.ops import ops_router
 from gateway.routes.schema import describe_routes
@@ -50,6 +50,7 @@ from gateway.tasks.transcription import TranscriptionTask
 from gateway.template_shelf import TemplateShelf
 from gateway.templates import Template
 from gateway.tokenizer import Tokenizer
+from gateway.upstreams.catalog import Catalog
 from gateway.vision import Vision
 
 logger = logging.getLogger(__name__)
@@ -86,17 +87,22 @@ def create_app(
         _tokenizers(catalog, Task.EMBEDDING), load=Tokenizer.load, wait_seconds=wait_seconds
     )
     files = ImageFiles(data_dir / "images") if data_dir else None
+    relay = Relay(
+        catalog,
+        cache,
+        meter,
+        _tasks(shelf, tokenizers, files, _vision(settings)),
+        attempts=settings.retries.attempts,
+    )
+    front = Front(
+        relay,
+        max_body_bytes=settings.server.max_body_bytes,
+        keep_alive_seconds=settings.server.keep_alive_seconds,
+        with_addresses=settings.ledger.client_address,
+    )
     app = Litestar(
         route_handlers=[
-            openai_router(
-                Relay(catalog, cache, meter, _tasks(shelf, tokenizers, files, _vision(settings))),
-                catalog,
-                keyring,
-                usage_route(stores.state if stores else None),
-                max_body_bytes=settings.server.max_body_bytes,
-                keep_alive_seconds=settings.server.keep_alive_seconds,
-                with_addresses=settings.ledger.client_address,
-            ),
+            openai_router(front, catalog, keyring, usage_route(stores.state if stores else None)),
             admin_router(book, pepper, catalog=catalog, guard=require_admin(book, pepper)),
             files_route(files),
             ops_router(lambda: _missing([shelf, tokenizers], stores)),
@@ -159,7 +165,7 @@ def _meter(settings: Settings, stores: Stores | None, data_dir: Path | None) -> 
         Spool(data_dir / SPOOL),
         policy=settings.store.on_state_outage,
         on_abandon=settings.ledger.on_abandon,
-        workers=settings.store.expected_workers or settings.server.workers,
+        workers=settings.all_workers,
     )
 
 

@@ -15,13 +15,14 @@ from adapters.base import Call, Task
 from adapters.errors import Misconfigured, OutOfCredits, UpstreamError
 from adapters.local import weights
 from adapters.transport import Transport
-from gateway.catalog import Catalog, Model, Target
 from gateway.config import LOCAL_UPSTREAM, Store
 from gateway.config_file import load
 from gateway.local_models import with_local_upstream
 from gateway.store_check import examine
 from gateway.templates import Template, TemplateUnavailable
 from gateway.tokenizer import Tokenizer
+from gateway.upstreams.catalog import Catalog
+from gateway.upstreams.target import Model, Target
 
 # What each dialect's servers answer without making anything.
 _PROBES = {

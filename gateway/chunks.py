@@ -24,6 +24,7 @@ from gateway.answers import (
     render_usage,
     text_choice,
 )
+from gateway.errors import GatewayError
 
 _PLAIN_KEYS = frozenset("index delta logprobs finish_reason".split())
 _CHOICE_KEYS = frozenset("index delta message text logprobs finish_reason".split())
@@ -90,6 +91,10 @@ class StreamEncoder:
             return _DONE
         tail = _encode(render_usage(usage, self._head.task))
         return self._prefix + b'"choices":[],"usage":' + tail + b"}\n\n" + _DONE
+
+    def fail(self, error: GatewayError) -> bytes:
+        """Return the event that SDKs raise."""
+        return error.event()
 
     def _opening(self, fingerprint: str | None) -> bytes:
         fields = _encode(self._head.fields(chunk=True, fingerprint=fingerprint))

@@ -8,23 +8,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from adapters.base import Json, Media, Task
+from adapters.base import Json, Media, Request, Task
 from gateway.amounts import Usage
 from gateway.cache.directives import NO_DIRECTIVES, Directives
-from gateway.catalog import Model, Target
 from gateway.errors import GatewayError
 from gateway.found import Found
 from gateway.keys import Caller
 from gateway.quotas import Snapshot
 from gateway.tapes import Part, Tape
+from gateway.text_form import OPENAI_FORM, TextForm
+from gateway.upstreams.errand import Errand
+from gateway.upstreams.target import Model, Target
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where an exchange goes."""
+    """Where an exchange goes. `waits`: while the model loads, for lack of another target."""
 
     model: Model
     target: Target
+    waits: bool = True
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Exchange:
     caller: Caller
     body: Json
     media: Media | None = None
+    form: TextForm = OPENAI_FORM  # of its answer, if it is a text
     wait_for_model: bool = True
     directives: Directives = NO_DIRECTIVES
     is_paced: bool = False  # what was kept is to come at the pace at which it was made
@@ -67,9 +71,25 @@ class Exchange:
         return self.body.get("stream") is True
 
     @property
+    def model(self) -> str:
+        """The client's name of the model."""
+        name: str = self.body["model"]
+        return name
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago it came."""
+        return time.perf_counter() - self.began
+
+    @property
     def use_upstream_cache(self) -> bool:
         """Whether an answer will do that the upstream has given before."""
         return not self.directives.is_forwarded
+
+    def errand(self, route: Route, request: Request) -> Errand:
+        """Return `request` on its way along `route`."""
+        waits = route.waits and self.wait_for_model
+        return Errand(target=route.target, request=request, sender=self.caller.id, waits=waits)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

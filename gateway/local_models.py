@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.config import LOCAL_UPSTREAM, Defaults, Embedding, Model, Settings, Target, Upstream
+from gateway.config import LOCAL_UPSTREAM, Settings
+from gateway.config_catalog import Defaults, Embedding, Model, Target, Upstream
 
 _TOKENIZERS = Path(__file__).parent.parent / "adapters" / "local" / "tokenizers"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from adapters.base import Json, Request, Task
 from adapters.parameters import offered_tools
-from gateway.catalog import Model, Target
 from gateway.errors import BadRequest, GatewayError
 from gateway.template_shelf import TemplateShelf
 from gateway.templates import Template, TemplateRefused, TemplateUnavailable
+from gateway.upstreams.target import Model, Target
 
 _RETRY_SECONDS = 60
 _MANY_TOKENS = 10_000  # to be decoded; more than that leaves the event loop

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Sequence
 
 from adapters.base import Call, Json
 from adapters.errors import Interrupted, UpstreamError
-from gateway.chunks import StreamEncoder
 from gateway.errors import GatewayError, from_upstream
 from gateway.exchange import Exchange
 from gateway.folding import chunks_of
 from gateway.tapes import Piece, Tape, close_all, open_all
+from gateway.text_form import TextEncoder
 from gateway.usage import UsageMeter
 
 _READS_AHEAD = 4  # per tape, while the client is slow
@@ -60,7 +60,7 @@ class AnswerStream:
         tapes: Sequence[Tape],
         *,
         calls: Sequence[Call],
-        encoder: StreamEncoder,
+        encoder: TextEncoder,
         meter: UsageMeter,
     ) -> None:
         self._exchange = exchange
@@ -95,7 +95,7 @@ class AnswerStream:
         except (UpstreamError, GatewayError) as exc:
             await self._settle()
             self.error = exc if isinstance(exc, GatewayError) else from_upstream(exc)
-            tail += self.error.event()
+            tail += self._encoder.fail(self.error)
         self.is_over = True
         yield tail
 

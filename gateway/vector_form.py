@@ -9,9 +9,9 @@ import msgspec
 
 from adapters.base import Json
 from adapters.errors import Interrupted, Misconfigured
-from gateway.catalog import Model
-from gateway.config import Embedding
+from gateway.config_catalog import Embedding
 from gateway.errors import BadRequest
+from gateway.upstreams.target import Model
 from gateway.vectors import Vector, is_sound, pool, shorten, to_base64
 
 

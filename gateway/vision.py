@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 
 from adapters.base import Json, Request
-from gateway.catalog import Target
 from gateway.errors import BadRequest
 from gateway.exchange import Exchange
 from gateway.fetching import FetchFailed
@@ -29,6 +28,7 @@ from gateway.images import (
     transcode,
 )
 from gateway.threads import Threads
+from gateway.upstreams.target import Target
 
 # Returns the image behind a URL. Raises FetchFailed.
 Fetch = Callable[[str], Awaitable[bytes]]

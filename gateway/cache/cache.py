@@ -212,7 +212,7 @@ def _etag(exchange: Exchange, taken: Sequence[_Taken]) -> str | None:
         return None
     names = [one.record.record_id if one.record else exchange.id for one in taken]
     form = {name: value for name, value in exchange.body.items() if name in _FORMS}
-    return f'W/"{sha256(_encode([names, form])).hexdigest()[:32]}"'
+    return f'W/"{sha256(_encode([names, exchange.form.name, form])).hexdigest()[:32]}"'
 
 
 def _is_large(recipe: Recipe) -> bool:

@@ -12,12 +12,12 @@ from litestar.types import Guard
 
 from gateway.administration import Administration
 from gateway.book import Book, TeamExists, UnknownKey, UnknownTeam
-from gateway.catalog import Catalog
 from gateway.doorman import ADMIN
 from gateway.errors import BadRequest, GatewayError
 from gateway.fields import InvalidField, model_names
 from gateway.keys import digest
 from gateway.routes import admin_keys, admin_models, admin_teams, admin_usage
+from gateway.upstreams.catalog import Catalog
 from gateway.wire import ClientGone
 
 T = TypeVar("T")

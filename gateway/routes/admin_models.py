@@ -8,8 +8,9 @@ from litestar import Request, get
 from litestar.di import NamedDependency
 
 from adapters.base import Json
-from gateway.catalog import Catalog, Model, Target
 from gateway.routes.parameters import page, read_query
+from gateway.upstreams.catalog import Catalog
+from gateway.upstreams.target import Model, Target
 from gateway.usage_report import format_usd
 
 

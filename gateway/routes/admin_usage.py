@@ -14,10 +14,10 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from adapters.base import Json
 from gateway.administration import describe_change
 from gateway.book import GROUPS, Book
-from gateway.catalog import Catalog
 from gateway.fields import model_id, parse_name
 from gateway.routes.parameters import Parameter, count, described, page, read_query
 from gateway.times import parse_moment
+from gateway.upstreams.catalog import Catalog
 from gateway.usage_report import ask, parse_by, render_csv, render_json
 from gateway.wire import Presence
 

@@ -12,9 +12,7 @@ import msgspec
 
 from adapters.base import Call, Request, Task
 from adapters.errors import Rejected
-from gateway import sending
 from gateway.amounts import Usage
-from gateway.catalog import Model, Target
 from gateway.counting import LONG_TEXT, guess_tokens, most_tokens_of
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
@@ -25,6 +23,9 @@ from gateway.template_shelf import TemplateShelf
 from gateway.templates import TemplateUnavailable
 from gateway.together import all_of
 from gateway.tokenizer import Tokenizer
+from gateway.upstreams import sending
+from gateway.upstreams.errand import Errand
+from gateway.upstreams.target import Model, Target
 from gateway.vector_form import VectorForm
 
 _MOST_CALLS = 4  # under way together for one request
@@ -46,20 +47,20 @@ class EmbeddingTask:
         if target.upstream.dialect[Task.EMBEDDING].renders:
             items = await self._texts(items, model)
         batches = [*_batches(items, model.embedding.batch_size)]
-        requests = [_request(exchange, target, form, batch) for batch in batches]
-        plans = [target.upstream.dialect[Task.EMBEDDING].plan(request) for request in requests]
+        errands = [
+            exchange.errand(route, _request(exchange, target, form, batch)) for batch in batches
+        ]
+        plans = [errand.translator.plan(errand.request) for errand in errands]
         exchange.ignored = plans[0].ignored
         turn = asyncio.Semaphore(_MOST_CALLS)
         parts = [
             _Batch(
-                target=target,
-                request=request,
+                errand=errand,
                 calls=plan.calls,
                 form=form,
-                wait=exchange.wait_for_model,
                 turn=turn,
             )
-            for request, plan in zip(requests, plans, strict=True)
+            for errand, plan in zip(errands, plans, strict=True)
         ]
         tokenizer = self._tokenizers.loaded(model.tokenizer) if model.tokenizer else None
         results = [_Result(batch, tokenizer) for batch in batches]
@@ -102,24 +103,23 @@ class _Batch:
     It yields how many tokens the upstream told of, if it did; then the vectors, each as JSON.
     """
 
-    target: Target
-    request: Request
+    errand: Errand
     calls: tuple[Call, ...]
     form: VectorForm
-    wait: bool
     turn: asyncio.Semaphore
 
     def recipe(self) -> Recipe:
         """Return what the vectors depend on."""
-        request = self.request
+        errand = self.errand
+        request = errand.request
         body = {name: value for name, value in request.body.items() if name not in WITHOUT_EFFECT}
-        plan = self.target.upstream.dialect[Task.EMBEDDING].plan(replace(request, body=body))
+        plan = errand.translator.plan(replace(request, body=body))
         return Recipe(calls=plan.calls, form=self.form.obeyed)
 
     async def make(self) -> AsyncGenerator[Piece]:
         """Have them made, and bring them into their form. Raises BadRequest, UpstreamError."""
         async with self.turn:
-            [answer] = await sending.fetch(self.target, self.request, self.calls, wait=self.wait)
+            [answer] = await sending.fetch(self.errand, self.calls)
         yield Piece(answer["usage"].get("prompt_tokens"))
         # Written at once: as Python's numbers they take six times the room of base64.
         yield Piece([self.form(item["embedding"]) for item in answer["data"]], is_last=True)

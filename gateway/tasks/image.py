@@ -13,9 +13,7 @@ from typing import Any
 import msgspec
 
 from adapters.base import Call, Json, Request
-from gateway import sending
 from gateway.amounts import Usage
-from gateway.catalog import Target
 from gateway.errors import BadRequest, GatewayError
 from gateway.exchange import Body, Exchange, Route
 from gateway.image_files import PATH, ImageFiles
@@ -26,6 +24,8 @@ from gateway.tapes import Piece, Recipe, Tape, close_all
 from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 from gateway.threads import Threads
 from gateway.together import all_of
+from gateway.upstreams import sending
+from gateway.upstreams.errand import Errand
 
 _DEVELOPED_AT_ONCE = 2  # each holds a decoded image, 4 bytes per pixel
 _OBEYED_HERE = ("output_format", "output_compression")
@@ -54,18 +54,17 @@ class ImageTask:
             body=exchange.body,
             use_cache=exchange.use_upstream_cache,
         )
-        plan = target.upstream.dialect[exchange.task].plan(request)
+        errand = exchange.errand(route, request)
+        plan = errand.translator.plan(request)
         exchange.ignored = plan.ignored + _unfulfilled(exchange.body)
         parts = [
             _CallPart(
-                target=target,
-                request=request,
+                errand=errand,
                 call=call,
                 made_of=recipe,
-                wait=exchange.wait_for_model,
                 developing=self._developing,
             )
-            for call, recipe in zip(plan.calls, _recipes(target, request), strict=True)
+            for call, recipe in zip(plan.calls, _recipes(errand), strict=True)
         ]
         return ImageJob(
             exchange=exchange,
@@ -83,11 +82,9 @@ class _CallPart:
     the upstream tells of all of them.
     """
 
-    target: Target
-    request: Request
+    errand: Errand
     call: Call
     made_of: Recipe
-    wait: bool
     developing: Threads
 
     def recipe(self) -> Recipe:
@@ -96,7 +93,7 @@ class _CallPart:
 
     async def make(self) -> AsyncGenerator[Piece]:
         """Have them painted, and finish them. Raises UpstreamError."""
-        [answer] = await sending.fetch(self.target, self.request, [self.call], wait=self.wait)
+        [answer] = await sending.fetch(self.errand, [self.call])
         # They are not decoded yet.
         yield Piece(sum(sniff(image["media"].data) is not None for image in answer["data"]))
         pictures = [await self._develop(image, answer) for image in answer.pop("data")]
@@ -108,7 +105,7 @@ class _CallPart:
         return bool(pieces) and pieces[-1].is_last and len(pieces[-1].content[0]) > 0
 
     async def _develop(self, image: Json, answer: Json) -> list[Any]:
-        form, compression = map(self.request.body.get, _OBEYED_HERE)
+        form, compression = map(self.errand.request.body.get, _OBEYED_HERE)
         if form and answer.get("output_format") == form:
             compression = None  # the upstream knows the two parameters: it has obeyed both
         extra = {name: value for name, value in image.items() if name != "media"}
@@ -203,17 +200,17 @@ class ImageJob:
         return f"{self.exchange.base_url}{PATH}/{name}"
 
 
-def _recipes(target: Target, request: Request) -> list[Recipe]:
+def _recipes(errand: Errand) -> list[Recipe]:
     """Return what the pictures of each call depend on.
 
     Without a seed some dialects draw one: then these are the calls of the seed 0, and marked.
     """
+    request = errand.request
     unneeded = WITHOUT_EFFECT | ({"n"} if request.body.get("n") == 1 else set())
     body = {name: value for name, value in request.body.items() if name not in unneeded}
     form: Json = {name: body[name] for name in _OBEYED_HERE if name in body}
     is_seeded = "seed" in body
-    plan = target.upstream.dialect[request.task].plan
-    calls = plan(replace(request, body={"seed": 0} | body)).calls
+    calls = errand.translator.plan(replace(request, body={"seed": 0} | body)).calls
     return [
         Recipe(calls=[call], form=form if is_seeded else form | {"unseeded": True, "index": at})
         for at, call in enumerate(calls)

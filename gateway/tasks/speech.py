@@ -10,10 +10,8 @@ from typing import ParamSpec, TypeVar
 
 from adapters.base import Call, Media, Request
 from adapters.errors import Interrupted
-from gateway import sending
 from gateway.amounts import Usage
 from gateway.audio import BadAudio
-from gateway.catalog import Target
 from gateway.encoder import CONTENT_TYPES
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Frames, Route
@@ -24,6 +22,8 @@ from gateway.speech_stream import SpeechEvents, SpeechStream
 from gateway.tapes import Piece, Recipe, Tape
 from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 from gateway.threads import Threads
+from gateway.upstreams import sending
+from gateway.upstreams.errand import Errand
 
 _LONGEST_PIECE = 300  # characters; models are trained on a sentence or a few
 _CALLS_AT_ONCE = 2
@@ -42,13 +42,12 @@ class SpeechTask:
     async def prepare(self, exchange: Exchange, route: Route) -> SpeechJob:
         """Return the pieces to be spoken. Raises GatewayError, DialectError."""
         request = _request(exchange, route)
-        plan = route.target.upstream.dialect[exchange.task].plan(request)
+        errand = exchange.errand(route, request)
+        plan = errand.translator.plan(request)
         exchange.ignored = plan.ignored
         file = _File(
-            target=route.target,
-            request=request,
+            errand=errand,
             calls=plan.calls,
-            wait=exchange.wait_for_model,
             threads=self._threads,
         )
         estimate = Usage(characters=len(exchange.body["input"]))
@@ -70,23 +69,22 @@ class _File:
     with it, maybe nothing. The counts are of the file so far.
     """
 
-    target: Target
-    request: Request
+    errand: Errand
     calls: tuple[Call, ...]
-    wait: bool
     threads: Threads
 
     @property
     def form(self) -> str:
         """Its format."""
-        form: str = self.request.body.get("response_format", "mp3")
+        form: str = self.errand.request.body.get("response_format", "mp3")
         return form
 
     def recipe(self) -> Recipe:
         """Return what it depends on."""
-        request = self.request
+        errand = self.errand
+        request = errand.request
         body = {name: value for name, value in request.body.items() if name not in WITHOUT_EFFECT}
-        plan = self.target.upstream.dialect[request.task].plan(replace(request, body=body))
+        plan = errand.translator.plan(replace(request, body=body))
         return Recipe(calls=plan.calls, form={"response_format": self.form})
 
     async def make(self) -> AsyncGenerator[Piece]:
@@ -106,9 +104,10 @@ class _File:
 
     async def _fetch(self, call: Call, progress: _Progress) -> Media:
         """Return one call's sound, and count the characters that it was made of."""
-        prompts = self.request.prompts
-        [answer] = await sending.fetch(self.target, self.request, [call], wait=self.wait)
-        progress.characters += len(prompts[call.index] if prompts else self.request.body["input"])
+        request = self.errand.request
+        [answer] = await sending.fetch(self.errand, [call])
+        prompts = request.prompts
+        progress.characters += len(prompts[call.index] if prompts else request.body["input"])
         media: Media = answer["media"]
         return media
 

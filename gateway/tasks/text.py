@@ -11,9 +11,7 @@ from adapters.base import Call, Json, Plan, Request, Task
 from adapters.errors import ContextTooLong
 from adapters.parameters import most_tokens
 from gateway.amounts import Usage
-from gateway.answers import Head, finish_reason_of, render_answer
-from gateway.catalog import Target
-from gateway.chunks import StreamEncoder
+from gateway.answers import Head, finish_reason_of
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
 from gateway.folding import fold
@@ -23,6 +21,7 @@ from gateway.streaming import AnswerStream, Reader
 from gateway.tapes import Piece, Tape, close_all
 from gateway.tasks.text_part import Recipes, TextPart
 from gateway.together import all_of
+from gateway.upstreams.errand import Errand
 from gateway.usage import UsageMeter
 from gateway.vision import Vision
 
@@ -46,12 +45,13 @@ class TextTask:
             request = await self._vision(request, exchange, target)
         if not exchange.use_upstream_cache:
             request = replace(request, use_cache=False)
-        plan = await _plan(request, target)
+        errand = exchange.errand(route, request)
+        plan = await _plan(errand)
         exchange.ignored = plan.ignored
         count = self._prompts.counter(model)
         prompts = PromptSize(request, count=count)
         each = request.body.get("n", 1)
-        recipes = Recipes(target, request, plan)
+        recipes = Recipes(errand, plan)
         return TextJob(
             exchange=exchange,
             route=route,
@@ -59,12 +59,10 @@ class TextTask:
             is_repeatable=recipes.is_repeatable,
             parts=[
                 TextPart(
-                    target=target,
-                    request=request,
+                    errand=errand,
                     call=call,
                     at=at,
                     choices=choices // len(plan.calls),
-                    wait=exchange.wait_for_model,
                     recipes=recipes,
                 )
                 for at, call in enumerate(plan.calls)
@@ -110,7 +108,7 @@ class TextJob:
                 answers = await self._read(tapes)
         finally:
             usage = await self.meter.settle()
-        body = Body(render_answer(self._head(), answers, usage))
+        body = Body(exchange.form.whole(self._head(), answers, usage))
         exchange.finish = _finish_of(answers)
         return body
 
@@ -129,12 +127,7 @@ class TextJob:
     async def _stream(self, tapes: Sequence[Tape]) -> AnswerStream:
         """Return the frames, once every tape has brought its first piece."""
         exchange = self.exchange
-        options = exchange.body.get("stream_options") or {}
-        encoder = StreamEncoder(
-            self._head(),
-            choices=self.choices,
-            include_usage=options.get("include_usage") is True,
-        )
+        encoder = exchange.form.encoder(self._head(), choices=self.choices, body=exchange.body)
         stream = AnswerStream(exchange, tapes, calls=self._calls, encoder=encoder, meter=self.meter)
         with exchange.waiting():
             await stream.open()
@@ -151,14 +144,14 @@ class TextJob:
             task=exchange.task,
             id=exchange.id.replace("-", ""),
             created=exchange.created,
-            model=exchange.body["model"],
+            model=exchange.model,
             fingerprint=self.route.model.fingerprint,
         )
 
 
-async def _plan(request: Request, target: Target) -> Plan:
+async def _plan(errand: Errand) -> Plan:
     """Return the calls, made in a thread where images make them large. Raises DialectError."""
-    plan = target.upstream.dialect[request.task].plan
+    plan, request = errand.translator.plan, errand.request
     return await asyncio.to_thread(plan, request) if request.images else plan(request)
 
 

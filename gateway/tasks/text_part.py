@@ -8,15 +8,15 @@ from functools import cached_property
 
 import msgspec
 
-from adapters.base import Call, Json, Plan, Request
+from adapters.base import Call, Json, Plan
 from adapters.errors import Interrupted
-from gateway import sending
 from gateway.answers import arguments_text, finish_reason_of
 from gateway.call_ids import CallIds, complete_whole
-from gateway.catalog import Target
 from gateway.folding import chunks_of, fold
 from gateway.tapes import Piece, Recipe
 from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
+from gateway.upstreams import sending
+from gateway.upstreams.errand import Errand
 
 _DELIVERY = frozenset(("stream", "stream_options"))
 _ENVELOPE = ("id", "object", "created", "model")
@@ -33,11 +33,10 @@ class Recipes:
     down with the seed 0, because dialects may draw seeds for it, and marked as unseeded.
     """
 
-    def __init__(self, target: Target, request: Request, plan: Plan) -> None:
-        self._target = target
-        self._request = request
+    def __init__(self, errand: Errand, plan: Plan) -> None:
+        self._errand = errand
         self._sent = plan
-        self.is_repeatable = _is_repeatable(request.body)
+        self.is_repeatable = _is_repeatable(errand.request.body)
 
     def of(self, at: int) -> Recipe:
         """Return the recipe of the call at this place. Its place counts: the answer tells it."""
@@ -49,16 +48,15 @@ class Recipes:
 
     @cached_property
     def _plan(self) -> Plan:
-        request = self._request
+        request = self._errand.request
         body = self._body if self.is_repeatable else self._body | {"seed": 0}
         if not request.stream and body == request.body:
             return self._sent
-        plan = self._target.upstream.dialect[request.task].plan
-        return plan(replace(request, stream=False, body=body))
+        return self._errand.translator.plan(replace(request, stream=False, body=body))
 
     @cached_property
     def _body(self) -> Json:
-        body = self._request.body
+        body = self._errand.request.body
         return {
             name: value
             for name, value in body.items()
@@ -75,17 +73,12 @@ class Recipes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPart:
-    """One call of a request, the one at the place `at`. `choices`: how many come of it.
+    """One call of a request, the one at the place `at`. `choices`: how many come of it."""
 
-    `wait`: be patient while the model loads.
-    """
-
-    target: Target
-    request: Request
+    errand: Errand
     call: Call
     at: int
     choices: int
-    wait: bool
     recipes: Recipes
 
     def recipe(self) -> Recipe:
@@ -94,7 +87,7 @@ class TextPart:
 
     def make(self) -> AsyncGenerator[Piece]:
         """Yield the answer, as `gateway.folding` has it. Raises UpstreamError."""
-        return self._streamed() if self.request.stream else self._whole()
+        return self._streamed() if self.errand.request.stream else self._whole()
 
     def is_sound(self, pieces: Sequence[Piece]) -> bool:
         """Tell whether all choices came to a good end, and all that is called can be called."""
@@ -111,7 +104,7 @@ class TextPart:
         return not are_called or all(map(_can_all_be_called, fold(pieces)["choices"]))
 
     async def _streamed(self) -> AsyncGenerator[Piece]:
-        [source] = await sending.stream(self.target, self.request, (self.call,), wait=self.wait)
+        [source] = await sending.stream(self.errand, (self.call,))
         ids = CallIds()
         try:
             if source.whole is not None:
@@ -128,7 +121,7 @@ class TextPart:
             await source.aclose()
 
     async def _whole(self) -> AsyncGenerator[Piece]:
-        [answer] = await sending.fetch(self.target, self.request, (self.call,), wait=self.wait)
+        [answer] = await sending.fetch(self.errand, (self.call,))
         yield Piece([None, complete_whole(answer)], is_last=True)
 
 

@@ -10,10 +10,8 @@ import msgspec
 
 from adapters.base import Call, Json, Media, Request
 from adapters.errors import Rejected
-from gateway import sending
 from gateway.amounts import Usage
 from gateway.audio import CONTENT_TYPES, BadAudio, measure_seconds, resample, sniff
-from gateway.catalog import Target
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
 from gateway.sentences import split_sentences
@@ -21,6 +19,8 @@ from gateway.subtitles import Span, parse_chunks, render_srt, render_verbose, re
 from gateway.tapes import Piece, Recipe, Tape, collect
 from gateway.tasks.fields_without_effect import WITHOUT_EFFECT
 from gateway.threads import Threads
+from gateway.upstreams import sending
+from gateway.upstreams.errand import Errand
 
 _TAKEN = frozenset({"wav", "flac", "mp3"})  # what every server reads; the rest becomes FLAC
 _RATE = 16_000  # Hz, mono: what speech models listen to
@@ -42,7 +42,7 @@ class TranscriptionTask:
         """Return the call with its sound. Raises GatewayError, DialectError."""
         _check_stream(exchange.body)
         media, seconds = await self._fitted(exchange)
-        exchange.media = None  # what is sent is enough to hold
+        exchange.media = media  # what is sent is enough to hold
         request = Request(
             task=exchange.task,
             model=route.target.model,
@@ -50,13 +50,14 @@ class TranscriptionTask:
             media=media,
             use_cache=exchange.use_upstream_cache,
         )
-        plan = route.target.upstream.dialect[exchange.task].plan(request)
+        errand = exchange.errand(route, request)
+        plan = errand.translator.plan(request)
         exchange.ignored = plan.ignored
         is_drawn = bool(exchange.body.get("temperature"))
         is_seeded = "seed" in exchange.body and "seed" not in plan.ignored
         return TranscriptionJob(
             exchange=exchange,
-            heard=_Heard(route.target, request, plan.calls, exchange.wait_for_model),
+            heard=_Heard(errand, plan.calls),
             seconds=seconds,
             is_repeatable=is_seeded or not is_drawn,
             estimate=Usage(audio_ms=round(seconds * 1000)),
@@ -79,23 +80,21 @@ class _Heard:
     JSON, as its integers may be longer than msgpack's.
     """
 
-    target: Target
-    request: Request
+    errand: Errand
     calls: tuple[Call, ...]
-    wait: bool
 
     def recipe(self) -> Recipe:
         """Return the call without its sound, and the sound."""
-        request, media = self.request, self.request.media
+        errand = self.errand
+        request, media = errand.request, errand.request.media
         assert media is not None  # noqa: S101 (there is one in each request)
         body = {name: value for name, value in request.body.items() if name not in WITHOUT_EFFECT}
-        plan = self.target.upstream.dialect[request.task].plan
-        silent = plan(replace(request, body=body, media=replace(media, data=b"")))
+        silent = errand.translator.plan(replace(request, body=body, media=replace(media, data=b"")))
         return Recipe(calls=silent.calls, media=media.data)
 
     async def make(self) -> AsyncGenerator[Piece]:
         """Have the sound transcribed. Raises UpstreamError."""
-        [answer] = await sending.fetch(self.target, self.request, self.calls, wait=self.wait)
+        [answer] = await sending.fetch(self.errand, self.calls)
         yield Piece(msgspec.json.encode(answer), is_last=True)
 
     def is_sound(self, pieces: Sequence[Piece]) -> bool:
@@ -131,7 +130,7 @@ class TranscriptionJob:
         transcript = _Transcript.of(
             msgspec.json.decode(piece.content),
             self.seconds,
-            english=self.heard.request.model.endswith(".en"),
+            english=self.heard.errand.request.model.endswith(".en"),
         )
         return transcript.events() if exchange.is_stream else transcript.render(exchange.body)
 

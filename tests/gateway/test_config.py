@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, Settings, Upstream
+from gateway.config import ConfigError, Settings
+from gateway.config_catalog import Upstream
 from gateway.config_file import load
 from gateway.local_models import with_local_upstream
 

@@ -10,13 +10,13 @@ import pytest
 
 from adapters.base import Task
 from gateway.amounts import Usage
-from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.errors import BadRequest, GatewayError
 from gateway.exchange import Answer, Body, Exchange, Route
 from gateway.image_files import ImageFiles
 from gateway.keys import Caller
 from gateway.tasks.image import ImageStream, ImageTask
+from gateway.upstreams.catalog import Catalog
 from tests.gateway.image_route.painting import painted
 from tests.gateway.taped import answered
 

@@ -13,6 +13,7 @@ from gateway.keyring import Keyring
 from gateway.keys import Caller, InvalidKey, NewKey, digest, first_run, generate
 from gateway.limits import Limits
 from tests.gateway.fake_book import PEPPER, Clock, FakeBook
+from tests.own_loop import in_own_loop
 from tests.patience import within
 
 pytestmark = pytest.mark.anyio
@@ -395,6 +396,7 @@ async def test_following_goes_on_after_an_outage_and_tells_of_it_once(
         assert await refusal(ring, KEY.text) == "revoked"
 
 
+@in_own_loop
 async def test_following_ends_with_the_block() -> None:
     book = FakeBook()
     before = asyncio.all_tasks()

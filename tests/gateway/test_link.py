@@ -14,6 +14,7 @@ import pytest
 from gateway.address import Address
 from gateway.link import Link, Script, StoreRefused, StoreUnavailable
 from tests.gateway.state_server import PROGRAMS, RealServer, program, proxy, scripted
+from tests.own_loop import in_own_loop
 from tests.patience import PATIENCE_SECONDS, Stopwatch
 
 pytestmark = pytest.mark.anyio
@@ -550,6 +551,7 @@ async def test_reply_to_nothing_is_not_taken_for_the_next_one(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3, 10])
+@in_own_loop
 async def test_close_while_connecting_leaves_neither_task_nor_socket(
     server: RealServer, turns: int
 ) -> None:
@@ -565,6 +567,7 @@ async def test_close_while_connecting_leaves_neither_task_nor_socket(
     assert isinstance(waiting.exception(), StoreUnavailable)
 
 
+@in_own_loop
 async def test_closed_link_has_no_socket_and_makes_none(server: RealServer) -> None:
     before = sockets()
     link = Link(Address.parse(server.url))

@@ -14,7 +14,6 @@ import pytest
 from adapters.base import Json, Media, Task
 from gateway.audio import Pcm, encode
 from gateway.cache.keys import digest
-from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.exchange import Exchange, Job, Route, TaskAnswer
 from gateway.image_files import ImageFiles
@@ -26,6 +25,7 @@ from gateway.tasks.speech import SpeechTask
 from gateway.tasks.transcription import TranscriptionTask
 from gateway.template_shelf import TemplateShelf
 from gateway.tokenizer import Tokenizer
+from gateway.upstreams.catalog import Catalog
 from tests.gateway.request_fields import WALKS, Walk
 
 pytestmark = pytest.mark.anyio

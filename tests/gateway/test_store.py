@@ -11,6 +11,7 @@ import pytest
 from gateway.breaker import Breaker
 from gateway.store import Script, Store, StoreRefused, Stores, StoreUnavailable
 from tests.gateway.state_server import PROGRAMS, RealServer, program, proxy, scripted
+from tests.own_loop import in_own_loop
 from tests.patience import PATIENCE_SECONDS, Stopwatch, within
 
 pytestmark = pytest.mark.anyio
@@ -205,6 +206,7 @@ async def test_failures_further_apart_stop_nothing() -> None:
         assert not store.is_available
 
 
+@in_own_loop
 async def test_failures_while_open_change_nothing() -> None:
     changes: list[bool] = []
     breaker = Breaker(asyncio.Event().wait, on_change=changes.append)
@@ -297,6 +299,7 @@ async def test_each_change_is_one_line_in_the_log(
 
 
 @pytest.mark.parametrize("calls", [0, 1, 5])
+@in_own_loop
 async def test_close_leaves_neither_task_nor_socket(server: RealServer, calls: int) -> None:
     before = asyncio.all_tasks()
     store = Store(server.url, timeout_seconds=TIMEOUT_SECONDS, probe_seconds=0.001)

@@ -9,10 +9,10 @@ from typing import Any
 
 from adapters.base import Media, Task
 from adapters.transport import Transport
-from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.exchange import Exchange, Frames, Route
 from gateway.keys import Caller
+from gateway.upstreams.catalog import Catalog
 from tests.scripted_upstream import Upstream, Visit
 
 

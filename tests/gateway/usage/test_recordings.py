@@ -19,7 +19,6 @@ from adapters.base import Json, Media, Task
 from adapters.errors import Interrupted
 from gateway.amounts import Usage
 from gateway.audio import Pcm, encode
-from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.exchange import Exchange, Route, TaskAnswer
 from gateway.image_files import ImageFiles
@@ -30,6 +29,7 @@ from gateway.tasks.speech import SpeechTask
 from gateway.tasks.transcription import TranscriptionTask
 from gateway.template_shelf import TemplateShelf
 from gateway.tokenizer import Tokenizer
+from gateway.upstreams.catalog import Catalog
 from tests.gateway.image_route.painting import http, paint, painted
 from tests.gateway.taped import answered, played, recorded
 from tests.gateway.usage.gate import exchange, route

@@ -10,13 +10,13 @@ from typing import Any
 
 from adapters.base import Task
 from adapters.transport import Transport
-from gateway.catalog import Catalog
 from gateway.config import Settings
 from gateway.exchange import Body, Exchange, Route
 from gateway.keys import Caller
 from gateway.streaming import AnswerStream
 from gateway.tapes import Direct
 from gateway.tasks.text import TextJob, TextTask
+from gateway.upstreams.catalog import Catalog
 from tests.gateway.running import DIALECTS, TOKENIZER
 from tests.scripted_upstream import Upstream, Visit
 

@@ -7,20 +7,21 @@ upstream told it by status, by its first event or by a JSON object under status 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar, cast
 
 from adapters import refusals
-from adapters.base import Call, Decoder, Json, Request, StreamTranslator
+from adapters.base import Call, Decoder, Json, StreamTranslator
 from adapters.errors import UpstreamError
 from adapters.http import Reply
-from gateway.catalog import Target, Upstream
+from gateway.upstreams.errand import Errand
 
 _PAST_CACHES = {"x-use-cache": "0"}  # the native API's own switch
 _LONGEST_ERROR_BYTES = 64 * 1024
-_LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
+LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -34,10 +35,10 @@ class Source:
 
     whole: Json | None = None
 
-    def __init__(self, upstream: Upstream, call: Call, reply: Reply, decoder: Decoder) -> None:
+    def __init__(self, errand: Errand, call: Call, reply: Reply, decoder: Decoder) -> None:
         self.call = call
         self.first: list[Json] = []
-        self._upstream = upstream
+        self._errand = errand
         self._reply = reply
         self._decoder = decoder
         self._blocks = reply.chunks()
@@ -73,7 +74,7 @@ class Source:
             else:
                 chunks = decoder.feed(block)
         except UpstreamError as exc:
-            _conceal_credential(exc, self._upstream)
+            _note(self._errand, exc)
             raise
         if decoder.done and not decoder.ended:
             await self._reply.aclose()
@@ -91,46 +92,33 @@ class Whole(Source):
     """An answer that came in one piece."""
 
     def __init__(
-        self, upstream: Upstream, call: Call, reply: Reply, decoder: Decoder, answer: Json
+        self, errand: Errand, call: Call, reply: Reply, decoder: Decoder, answer: Json
     ) -> None:
-        super().__init__(upstream, call, reply, decoder)
+        super().__init__(errand, call, reply, decoder)
         decoder.done = decoder.ended = True
         self.whole = answer
 
 
-async def fetch(
-    target: Target,
-    request: Request,
-    calls: Sequence[Call],
-    *,
-    wait: bool,
-    note: Callable[[Call, Json], None] | None = None,
-) -> list[Json]:
-    """Return the whole answers of `calls`, in order; `note` gets each as it comes.
-
-    Raises UpstreamError.
-    """
-    return await _each(calls, partial(_answer, target, request, note), target, wait=wait)
+async def fetch(errand: Errand, calls: Sequence[Call]) -> list[Json]:
+    """Return the whole answers of `calls`, in order. Raises UpstreamError."""
+    return await _each(calls, partial(_answer, errand), errand)
 
 
-async def stream(
-    target: Target, request: Request, calls: Sequence[Call], *, wait: bool
-) -> list[Source]:
+async def stream(errand: Errand, calls: Sequence[Call]) -> list[Source]:
     """Return the streams of `calls`, in order, each with its first chunks. Raises UpstreamError."""
-    return await _each(calls, partial(_source, target, request), target, wait=wait)
+    return await _each(calls, partial(_source, errand), errand)
 
 
 async def _each(
-    calls: Sequence[Call],
-    send: Callable[[Call], Awaitable[T]],
-    target: Target,
-    *,
-    wait: bool,
+    calls: Sequence[Call], send: Callable[[Call], Awaitable[T]], errand: Errand
 ) -> list[T]:
     """Send all calls at once."""
-    seconds = target.upstream.load_wait_seconds if wait else 0
+    target = errand.target
+    seconds = target.upstream.load_wait_seconds if errand.waits else 0
     when_loaded = target.cold_start.when_loaded
-    with _discreet(target.upstream):
+    if refusal := target.refusal(errand.request.task):
+        raise refusal
+    with noting(errand):
         if len(calls) == 1:
             return [await when_loaded(partial(send, calls[0]), wait_seconds=seconds)]
         return await _all_of(
@@ -152,28 +140,22 @@ async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
         raise
 
 
-async def _answer(
-    target: Target, request: Request, note: Callable[[Call, Json], None] | None, call: Call
-) -> Json:
-    reply = await _open(target, request, call)
-    body = await reply.read(_LONGEST_ANSWER_BYTES)
-    translator = target.upstream.dialect[request.task]
-    answer = translator.answer(request, call, headers=reply.headers, body=body)
-    if note:
-        note(call, answer)
-    return answer
+async def _answer(errand: Errand, call: Call) -> Json:
+    reply = await open_reply(errand, call)
+    body = await reply.read(LONGEST_ANSWER_BYTES)
+    return errand.translator.answer(errand.request, call, headers=reply.headers, body=body)
 
 
-async def _source(target: Target, request: Request, call: Call) -> Source:
-    reply = await _open(target, request, call)
-    translator = cast("StreamTranslator", target.upstream.dialect[request.task])
+async def _source(errand: Errand, call: Call) -> Source:
+    reply = await open_reply(errand, call)
+    request, translator = errand.request, cast("StreamTranslator", errand.translator)
     decoder = translator.decoder(request, call)
     try:
         if reply.headers.get("content-type", "").startswith("application/json"):
-            body = await reply.read(_LONGEST_ANSWER_BYTES)
+            body = await reply.read(LONGEST_ANSWER_BYTES)
             answer = translator.answer(request, call, headers=reply.headers, body=body)
-            return Whole(target.upstream, call, reply, decoder, answer)
-        source = Source(target.upstream, call, reply, decoder)
+            return Whole(errand, call, reply, decoder, answer)
+        source = Source(errand, call, reply, decoder)
         await source.open()
     except BaseException:
         await reply.aclose()
@@ -181,26 +163,60 @@ async def _source(target: Target, request: Request, call: Call) -> Source:
     return source
 
 
-async def _open(target: Target, request: Request, call: Call) -> Reply:
-    """Return the reply of status 200. Raises UpstreamError for any other."""
-    headers = None if request.use_cache else _PAST_CACHES
-    reply = await target.upstream.server.open(call, headers=headers)
+async def open_reply(errand: Errand, call: Call) -> Reply:
+    """Return the reply of status 200, once it is the call's turn. Raises UpstreamError for others.
+
+    The reply holds its place at the upstream until it is closed.
+    """
+    target, upstream = errand.target, errand.target.upstream
+    headers = _headers(errand)
+    leave = await upstream.gate.enter(errand.sender)
+    target.outstanding += 1
+    target.health.begin()
+
+    def end() -> None:
+        target.outstanding -= 1
+        target.health.end()
+        leave()
+
+    try:
+        reply = await upstream.server.open(call, headers=headers)
+    except BaseException:
+        end()
+        raise
+    reply.on_close = end
     if reply.status == 200:
         return reply
     body = await reply.read(_LONGEST_ERROR_BYTES)
-    raise refusals.from_response(reply.status, reply.headers, body)
+    raise refusals.from_response(
+        reply.status, reply.headers, body, is_cold_by_status=upstream.is_cold_by_status
+    )
+
+
+def _headers(errand: Errand) -> Mapping[str, str] | None:
+    """Return what goes with the call, besides what its dialect says."""
+    headers = {} if errand.request.use_cache else dict(_PAST_CACHES)
+    upstream = errand.target.upstream
+    if upstream.is_cold_by_status and errand.waits:
+        headers["x-scale-up-timeout"] = str(math.ceil(upstream.load_wait_seconds))
+    return headers
 
 
 @contextmanager
-def _discreet(upstream: Upstream) -> Iterator[None]:
-    """Take the credential out of what an upstream says of it: errors reach clients and logs."""
+def noting(errand: Errand) -> Iterator[None]:
+    """Let the target know what came of the block: an answer, or an error that it is to blame for.
+
+    The credential is taken out of what an upstream says of it: errors reach clients and logs.
+    """
     try:
         yield
     except UpstreamError as exc:
-        _conceal_credential(exc, upstream)
+        _note(errand, exc)
         raise
+    errand.target.note(errand.request.task, None)
 
 
-def _conceal_credential(error: UpstreamError, upstream: Upstream) -> None:
-    error.message = upstream.discreet(error.message)
+def _note(errand: Errand, error: UpstreamError) -> None:
+    error.message = errand.target.upstream.discreet(error.message)
     error.args = (error.message,)
+    errand.target.note(errand.request.task, error)

@@ -1,0 +1,122 @@
+"""How many calls an upstream gets at once, and who is next when it has enough of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import Future
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+
+from adapters.errors import Overloaded
+
+_RETRY_SECONDS = 1.0
+
+
+class Gate:
+    """Lets at most `limit` calls through at once, None for any number.
+
+    The others wait for at most `queue_seconds`. Next is a call of whoever has the fewest under
+    way, among those the one who has waited longest: a key with a thousand calls gets its share
+    and no more. When `queue_size` calls wait, the longest queue loses its newest.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        limit: int | None,
+        queue_size: int = 1000,
+        queue_seconds: float = 10,
+    ) -> None:
+        self._name = name
+        self._limit = limit
+        self._queue_size = queue_size
+        self._queue_seconds = queue_seconds
+        self._under_way: Counter[str] = Counter()
+        self._queues: dict[str, deque[tuple[Future[None], float]]] = {}
+        self.under_way = 0
+        self.waiting = 0
+
+    async def enter(self, sender: str) -> Callable[[], None]:
+        """Wait for the turn of a call of `sender`; return what ends it, to be called once.
+
+        Raises Overloaded if it would take too long.
+        """
+        if self._limit is None:
+            return _nothing
+        if self.under_way >= self._limit:
+            await self._wait(sender)
+        else:
+            self._begin(sender)
+        return partial(self._end, sender)
+
+    async def _wait(self, sender: str) -> None:
+        """Return when it is the turn of `sender`, which has begun then. Raises Overloaded."""
+        self._make_room(sender)
+        turn: Future[None] = asyncio.get_running_loop().create_future()
+        place = turn, time.monotonic()
+        self._queues.setdefault(sender, deque()).append(place)
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._queue_seconds):
+                await turn
+        except BaseException as exc:
+            if turn.cancelled():
+                self._forget(sender, place)
+            elif turn.exception() is None:  # its turn had come, but it has left
+                self._end(sender)
+            if isinstance(exc, TimeoutError):
+                raise self._overloaded() from None
+            raise
+
+    def _begin(self, sender: str) -> None:
+        self._under_way[sender] += 1
+        self.under_way += 1
+
+    def _end(self, sender: str) -> None:
+        """End a call of `sender`, and begin the next that waits."""
+        self.under_way -= 1
+        self._under_way[sender] -= 1
+        if not self._under_way[sender]:
+            del self._under_way[sender]
+        if self._queues:
+            follower = min(
+                self._queues, key=lambda key: (self._under_way[key], self._queues[key][0][1])
+            )
+            turn, _ = place = self._queues[follower][0]
+            self._forget(follower, place)
+            self._begin(follower)
+            turn.set_result(None)
+
+    def _forget(self, sender: str, place: tuple[Future[None], float]) -> None:
+        """Take a call out of its queue, if it is in one."""
+        queue = self._queues.get(sender)
+        if queue and place in queue:
+            queue.remove(place)
+            self.waiting -= 1
+            if not queue:
+                del self._queues[sender]
+
+    def _make_room(self, sender: str) -> None:
+        """Turn someone away if all places are taken. Raises Overloaded if it is `sender`."""
+        if self.waiting < self._queue_size:
+            return
+        longest = max(self._queues, key=lambda key: len(self._queues[key]), default=sender)
+        if len(self._queues.get(longest, ())) <= len(self._queues.get(sender, ())) + 1:
+            raise self._overloaded()
+        turn, _ = place = self._queues[longest][-1]
+        self._forget(longest, place)
+        turn.set_exception(self._overloaded())
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(
+            f"upstream {self._name!r} has more to do than it may be given.",
+            status=503,
+            retry_after_seconds=_RETRY_SECONDS,
+        )
+
+
+def _nothing() -> None:
+    """End a call that was not counted."""
