@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from adapters.errors import (
@@ -52,7 +53,7 @@ class Attempts:
         self._most = most
         self._made: list[Target] = []
         self._loading: Route | None = None
-        self._stand_ins = iter(model.fallbacks)
+        self._stand_ins = deque(model.fallbacks)
 
     @property
     def patience_seconds(self) -> float:
@@ -62,6 +63,21 @@ class Attempts:
 
     def first(self) -> Route:
         """Return where to go. Raises BadRequest if no target knows such requests."""
+        route = self._first()
+        self._model.retries.deposit()
+        return route
+
+    def foreseen(self) -> Iterator[Route]:
+        """Yield where to go, and where next should each upstream fail; nothing is counted.
+
+        Raises as `first`.
+        """
+        route: Route | None = self._first()
+        while route:
+            yield route
+            route = self._elsewhere(route) if len(self._made) < self._most else None
+
+    def _first(self) -> Route:
         able = self._able(self._model)
         if not able:
             raise BadRequest(
@@ -69,7 +85,6 @@ class Attempts:
                 code="unsupported_task",
                 param="model",
             )
-        self._model.retries.deposit()
         return self._route(self._model, choose(able, self._exchange.task) or least_unfit(able))
 
     async def after(self, error: UpstreamError) -> Route | None:
@@ -104,8 +119,8 @@ class Attempts:
 
     def _stand_in(self) -> Route | None:
         """Return a way to the next model that may answer instead."""
-        for name in self._stand_ins:
-            model = self._catalog.find(name, self._exchange.caller)
+        while self._stand_ins:
+            model = self._catalog.find(self._stand_ins.popleft(), self._exchange.caller)
             if model and (route := self._other(model)):
                 return route
         return None
@@ -120,7 +135,7 @@ class Attempts:
         self._made.append(target)
         others = [one for one in self._able(model) if one not in self._made]
         has_other = choose(others, self._exchange.task) is not None
-        return Route(model, target, waits=not (has_other or model.fallbacks))
+        return Route(model, target, waits=not (has_other or self._stand_ins))
 
     def _may_retry(self, error: UpstreamError) -> bool:
         return isinstance(error, _WITHOUT_WORK) or self._model.retries.withdraw()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from asyncio import Future
 from collections import Counter, deque
 from collections.abc import Callable
@@ -13,13 +12,19 @@ from adapters.errors import Overloaded
 
 _RETRY_SECONDS = 1.0
 
+_Place = tuple[Future[None], int]  # a call that waits, and the round in which it is its turn
+
+
+class Crowded(Overloaded):
+    """The gateway itself keeps the call back: this says nothing of the upstream's health."""
+
 
 class Gate:
     """Lets at most `limit` calls through at once, None for any number.
 
     The others wait for at most `queue_seconds`. Next is a call of whoever has the fewest under
-    way, among those the one who has waited longest: a key with a thousand calls gets its share
-    and no more. When `queue_size` calls wait, the longest queue loses its newest.
+    way; among those they take turns, as in start-time fair queueing: a key with a thousand calls
+    gets its share and no more. When `queue_size` calls wait, the longest queue loses its newest.
     """
 
     def __init__(
@@ -35,14 +40,15 @@ class Gate:
         self._queue_size = queue_size
         self._queue_seconds = queue_seconds
         self._under_way: Counter[str] = Counter()
-        self._queues: dict[str, deque[tuple[Future[None], float]]] = {}
+        self._queues: dict[str, deque[_Place]] = {}
+        self._round = 0  # of the last call whose turn has come
         self.under_way = 0
         self.waiting = 0
 
     async def enter(self, sender: str) -> Callable[[], None]:
         """Wait for the turn of a call of `sender`; return what ends it, to be called once.
 
-        Raises Overloaded if it would take too long.
+        Raises Crowded if it would take too long.
         """
         if self._limit is None:
             return _nothing
@@ -53,11 +59,12 @@ class Gate:
         return partial(self._end, sender)
 
     async def _wait(self, sender: str) -> None:
-        """Return when it is the turn of `sender`, which has begun then. Raises Overloaded."""
+        """Return when it is the turn of `sender`, which has begun then. Raises Crowded."""
         self._make_room(sender)
         turn: Future[None] = asyncio.get_running_loop().create_future()
-        place = turn, time.monotonic()
-        self._queues.setdefault(sender, deque()).append(place)
+        queue = self._queues.setdefault(sender, deque())
+        place = turn, (queue[-1][1] if queue else self._round) + 1
+        queue.append(place)
         self.waiting += 1
         try:
             async with asyncio.timeout(self._queue_seconds):
@@ -85,12 +92,12 @@ class Gate:
             follower = min(
                 self._queues, key=lambda key: (self._under_way[key], self._queues[key][0][1])
             )
-            turn, _ = place = self._queues[follower][0]
+            turn, self._round = place = self._queues[follower][0]
             self._forget(follower, place)
             self._begin(follower)
             turn.set_result(None)
 
-    def _forget(self, sender: str, place: tuple[Future[None], float]) -> None:
+    def _forget(self, sender: str, place: _Place) -> None:
         """Take a call out of its queue, if it is in one."""
         queue = self._queues.get(sender)
         if queue and place in queue:
@@ -100,7 +107,7 @@ class Gate:
                 del self._queues[sender]
 
     def _make_room(self, sender: str) -> None:
-        """Turn someone away if all places are taken. Raises Overloaded if it is `sender`."""
+        """Turn someone away if all places are taken. Raises Crowded if it is `sender`."""
         if self.waiting < self._queue_size:
             return
         longest = max(self._queues, key=lambda key: len(self._queues[key]), default=sender)
@@ -110,8 +117,8 @@ class Gate:
         self._forget(longest, place)
         turn.set_exception(self._overloaded())
 
-    def _overloaded(self) -> Overloaded:
-        return Overloaded(
+    def _overloaded(self) -> Crowded:
+        return Crowded(
             f"upstream {self._name!r} has more to do than it may be given.",
             status=503,
             retry_after_seconds=_RETRY_SECONDS,

@@ -15,7 +15,7 @@ from adapters.http import Upstream as Server
 from gateway.config_catalog import Embedding
 from gateway.prices import Price
 from gateway.upstreams.coldstart import ColdStart
-from gateway.upstreams.gate import Gate
+from gateway.upstreams.gate import Crowded, Gate
 from gateway.upstreams.health import Health
 from gateway.upstreams.retry_budget import RetryBudget
 from gateway.voices import Voices
@@ -56,7 +56,7 @@ class Upstream:
         return text.replace(self.credential, "…") if self.credential else text
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Target:
     """One model at one upstream. `outstanding`: how many calls it has to answer."""
 
@@ -72,6 +72,8 @@ class Target:
 
     def note(self, task: Task, error: UpstreamError | None) -> None:
         """Remember what an answer, or the lack of one, tells about this target."""
+        if isinstance(error, Crowded):
+            return
         if error is None:
             self.health.succeed()
             return
