@@ -75,7 +75,9 @@ class Attempts:
         route: Route | None = self._first()
         while route:
             yield route
-            route = self._elsewhere(route) if len(self._made) < self._most else None
+            if len(self._made) >= self._most:
+                return
+            route = self._other(route.model) or self._stand_in()
 
     def _first(self) -> Route:
         able = self._able(self._model)

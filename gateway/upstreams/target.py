@@ -93,9 +93,13 @@ class Target:
                 return copy.copy(error)  # each who raises it adds a traceback
         return None
 
+    def hindrance(self, task: Task) -> str | None:
+        """Return why it is not worth a try (`busy`, `resting`, `refused`), None if it is."""
+        return self.health.hindrance or ("refused" if self.refusal(task) else None)
+
     def may_be_asked(self, task: Task) -> bool:
         """Tell whether it is worth a try."""
-        return self.health.may_be_asked and self.refusal(task) is None
+        return self.hindrance(task) is None
 
     @property
     def state(self) -> str:
