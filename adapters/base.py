@@ -26,6 +26,7 @@ class Task(StrEnum):
     SPEECH = "speech"
     EMBEDDING = "embedding"
     TRANSCRIPTION = "transcription"
+    PIPELINE = "pipeline"  # any other of the native API's: OpenAI has none like it
 
 
 class ToolStyle(StrEnum):
@@ -43,6 +44,17 @@ class Media:
 
     data: bytes
     type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where an image or a sound is kept for a while: whoever sends the calls fetches it by GET.
+
+    Only from `hosts` and what is below them: an upstream's answer chooses no other.
+    """
+
+    url: str
+    hosts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +88,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One HTTP request to an upstream, relative to its base URL; `index` is its first choice."""
+    """One HTTP request to an upstream, relative to its base URL; `index` is its first choice.
+
+    `path` is quoted when it is sent, `query` (without its `?`) goes as it is.
+    """
 
     path: str
     body: bytes
+    query: str = ""
     index: int = 0
     method: str = "POST"
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -130,6 +146,7 @@ class Translator(Protocol):
         """Return OpenAI's answer object of one call's 200 body.
 
         Text: `choices`, `usage`. Image: `data` of `{"media": Media}`. Speech: `{"media": Media}`.
+        In place of a Media a Link may stand, of what the upstream did not send along.
         Embedding: `data` of `{"embedding": [float, …]}`, `usage`. Transcription: `text`, maybe
         `segments` and `words` (both `{"text", "timestamp": [start, end]}`), and `whole`, the
         upstream's object if it speaks OpenAI.

@@ -11,17 +11,30 @@ from adapters.native_embedding import HfEmbedding, TeiEmbedding
 from adapters.native_image import NativeImage
 from adapters.native_speech import NativeSpeech
 from adapters.native_transcription import NativeTranscription
-from adapters.openai import OpenAIText
+from adapters.openai import FIREWORKS_SCHEMA, HF_SCHEMA, TOGETHER_SCHEMA, OpenAIText
 from adapters.openai_embedding import OpenAIEmbedding
 from adapters.openai_image import NSCALE, TOGETHER, OpenAIImage
 from adapters.openai_speech import TOGETHER_SPEECH, OpenAISpeech
 from adapters.openai_transcription import OpenAITranscription
+from adapters.replicate import ReplicateImage, ReplicateSpeech
 from adapters.tgi import TgiText
+
+_HF_INFERENCE_CHAT = OpenAIText(by_model=True, schema_form=HF_SCHEMA)
+_TOGETHER_TEXT = OpenAIText(schema_form=TOGETHER_SCHEMA)
+_FIREWORKS_TEXT = OpenAIText(schema_form=FIREWORKS_SCHEMA)
 
 DIALECTS: MappingProxyType[str, Dialect] = MappingProxyType(
     {
         "hf": {
             Task.CHAT: HfText(),
+            Task.COMPLETION: HfText(),
+            Task.IMAGE: NativeImage(),
+            Task.SPEECH: NativeSpeech(),
+            Task.EMBEDDING: HfEmbedding(),
+            Task.TRANSCRIPTION: NativeTranscription(),
+        },
+        "hf-inference": {
+            Task.CHAT: _HF_INFERENCE_CHAT,
             Task.COMPLETION: HfText(),
             Task.IMAGE: NativeImage(),
             Task.SPEECH: NativeSpeech(),
@@ -38,17 +51,22 @@ DIALECTS: MappingProxyType[str, Dialect] = MappingProxyType(
             Task.EMBEDDING: OpenAIEmbedding(),
             Task.TRANSCRIPTION: OpenAITranscription(),
         },
+        "chat": {Task.CHAT: OpenAIText()},
+        "fireworks": {Task.CHAT: _FIREWORKS_TEXT, Task.COMPLETION: _FIREWORKS_TEXT},
         "together": {
+            Task.CHAT: _TOGETHER_TEXT,
+            Task.COMPLETION: _TOGETHER_TEXT,
             Task.EMBEDDING: OpenAIEmbedding(),
             Task.IMAGE: TOGETHER,
             Task.SPEECH: TOGETHER_SPEECH,
         },
-        "nscale": {Task.IMAGE: NSCALE},
+        "nscale": {Task.CHAT: OpenAIText(), Task.IMAGE: NSCALE},
         "fal": {Task.IMAGE: FalImage()},
+        "replicate": {Task.IMAGE: ReplicateImage(), Task.SPEECH: ReplicateSpeech()},
     }
 )
 
-UNDER_V1 = frozenset({"openai", "together", "nscale"})
+UNDER_V1 = frozenset({"openai", "chat", "together", "nscale", "replicate"})
 """Dialects whose servers are meant at `/v1` when they are given without a path."""
 
 AUTH_SCHEMES = MappingProxyType({"fal": "Key"})

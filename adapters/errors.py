@@ -10,6 +10,7 @@ UpstreamError                anything that went wrong beyond the gateway
   Overloaded                 429 or 503: too much to do now
   OutOfCredits               402: the gateway's own account is empty
   Misconfigured              401, 403, 410 and the like: the operator must act
+    Gated                    … by accepting the model's licence
   ModelMissing               404: the upstream has no such model
   Rejected                   400, 413, 422: the upstream refuses this request
     ContextTooLong           … because prompt and answer do not fit
@@ -81,6 +82,10 @@ class OutOfCredits(UpstreamError):
 
 class Misconfigured(UpstreamError):
     """The upstream refuses the gateway itself: credential, address or permission."""
+
+
+class Gated(Misconfigured):
+    """The model is behind a licence that the gateway's account has not accepted."""
 
 
 class ModelMissing(UpstreamError):

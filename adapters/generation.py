@@ -31,12 +31,21 @@ class _Token(msgspec.Struct, frozen=True):
     special: bool = False
 
 
-class _Details(msgspec.Struct, frozen=True):
+class _Sequence(msgspec.Struct, frozen=True):
+    """One that was made beside the best."""
+
+    generated_tokens: int = 0
+
+
+class Details(msgspec.Struct, frozen=True):
+    """What is told of one text: `best_of_sequences` are the others that it was chosen from."""
+
     finish_reason: str | None = None
     generated_tokens: int = 0
     input_length: int | None = None
     tokens: list[_Token] = msgspec.field(default_factory=list)
     top_tokens: list[list[_Token]] | None = None
+    best_of_sequences: list[_Sequence] | None = None
 
     @property
     def reason(self) -> str:
@@ -45,25 +54,35 @@ class _Details(msgspec.Struct, frozen=True):
 
     def usage(self) -> Json:
         """OpenAI's `usage`, as far as it is told here."""
-        usage = {"completion_tokens": self.generated_tokens}
+        others = sum(one.generated_tokens for one in self.best_of_sequences or ())
+        usage = {"completion_tokens": self.generated_tokens + others}
         return usage if self.input_length is None else usage | {"prompt_tokens": self.input_length}
 
 
-class _Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True):
+    """One event of a stream. The last one has `generated_text`, and mostly `details`."""
+
     token: _Token | None = None
     top_tokens: list[_Token] | None = None
     generated_text: str | None = None
-    details: _Details | None = None
+    details: Details | None = None
     error: Any = None
 
+    @property
+    def is_last(self) -> bool:
+        """Whether the upstream has said its last word."""
+        return self.details is not None or self.generated_text is not None
 
-class _Answer(msgspec.Struct, frozen=True):
+
+class Answer(msgspec.Struct, frozen=True):
+    """One whole text."""
+
     generated_text: str
-    details: _Details | None = None
+    details: Details | None = None
 
 
-_read_event = msgspec.json.Decoder(_Event).decode
-_read_answer = msgspec.json.Decoder(list[_Answer] | _Answer).decode
+_read_event = msgspec.json.Decoder(Event).decode
+_read_answer = msgspec.json.Decoder(list[Answer] | Answer).decode
 
 
 class NativeText:
@@ -113,7 +132,7 @@ class NativeText:
         `usage` lacks what the upstream does not tell. Raises UpstreamError for an error under
         status 200, Interrupted for what is no answer at all.
         """
-        generated = _parse_answer(body)
+        generated = parse_answer(body)
         details = generated.details
         choice = whole_choice(
             request,
@@ -167,20 +186,20 @@ class StreamDecoder:
     def _chunks(self, payload: bytes) -> list[Json]:
         if self.done or payload == b"[DONE]":
             return []
-        event = _parse_event(payload)
+        event = parse_event(payload)
         choices: list[Json] = []
         if event.token is not None:
             self.tokens += 1
             choices = self._choice.add(event.token, event.top_tokens)
-        self.ended = bool(event.details) or event.generated_text is not None
+        self.ended = event.is_last
         if self.ended or self._choice.stopped:
             return self._last(choices, event.details)
         return [{"choices": [choice]} for choice in choices]
 
-    def _last(self, choices: list[Json], details: _Details | None) -> list[Json]:
+    def _last(self, choices: list[Json], details: Details | None) -> list[Json]:
         """Return the closing chunks. A cut at a stop may come before the upstream's own end."""
         self.done = True
-        details = details or _Details(generated_tokens=self.tokens)
+        details = details or Details(generated_tokens=self.tokens)
         choices = choices + self._choice.finish(details.reason)
         usage = {"choices": [], "usage": details.usage()}
         return [*({"choices": [choice]} for choice in choices), usage]
@@ -195,7 +214,8 @@ def _payload(prompt: str, parameters: Json, *, seed: int | None, stream: bool | 
     return msgspec.json.encode(payload)
 
 
-def _parse_event(payload: bytes) -> _Event:
+def parse_event(payload: bytes) -> Event:
+    """Return the event with this data. Raises UpstreamError for what is none, or is an error."""
     try:
         event = _read_event(payload)
     except msgspec.DecodeError as exc:
@@ -205,14 +225,15 @@ def _parse_event(payload: bytes) -> _Event:
     return event
 
 
-def _parse_answer(body: bytes) -> _Answer:
+def parse_answer(body: bytes) -> Answer:
+    """Return the first text of an array, or the only one. Raises UpstreamError."""
     try:
         answers = _read_answer(body)
     except msgspec.DecodeError as exc:
         raise refusals.from_unreadable(body, "The upstream's answer cannot be read.") from exc
-    if isinstance(answers, _Answer):
+    if isinstance(answers, Answer):
         return answers
     if not answers:
         raise Interrupted("The upstream answered with an empty list.")
-    first: _Answer = answers[0]
+    first: Answer = answers[0]
     return first

@@ -88,36 +88,46 @@ class Upstream:
         self._url = lru_cache(_REMEMBERED)(self._build_url)
         self._headers = lru_cache(_REMEMBERED)(self._build_headers)
 
+    @property
+    def host(self) -> str:
+        """The name or address that it is reached by."""
+        return self._base_url.host
+
     async def open(self, call: Call, *, headers: Mapping[str, str] | None = None) -> Reply:
         """Send `call` and return its reply once the head is here, whatever its status.
 
         Only `call.headers`, `headers` and the upstream's own are sent. Whoever calls closes the
         reply. Raises UpstreamError; `Unreachable` means that nothing was sent.
         """
+        request = self.request(call, headers=headers)
+        with _upstream_errors(self.name, otherwise=HungUp):
+            response = await self._transport.handle_async_request(request)
+        return Reply(response, upstream=self.name)
+
+    def request(self, call: Call, *, headers: Mapping[str, str] | None = None) -> httpx.Request:
+        """Return what `open` sends, the credential included. Raises ModelMissing."""
         given = self._headers(*call.headers.items(), *(headers or {}).items())
-        request = httpx.Request(
+        return httpx.Request(
             call.method,
-            self._url(call.path),
+            self._url(call.path, call.query),
             headers=[*given, (b"content-length", b"%d" % len(call.body))],
             stream=httpx.ByteStream(call.body),
             extensions=self._extensions,
         )
-        with _upstream_errors(self.name, otherwise=HungUp):
-            response = await self._transport.handle_async_request(request)
-        return Reply(response, upstream=self.name)
 
     def _build_headers(self, *given: tuple[str, str]) -> tuple[tuple[bytes, bytes], ...]:
         headers = {name.lower(): value for name, value in given}
         merged = {**_DEFAULT_HEADERS, **headers, **self._own_headers}
         return tuple((name.encode(), value.encode()) for name, value in merged.items())
 
-    def _build_url(self, path: str) -> httpx.URL:
+    def _build_url(self, path: str, query: str) -> httpx.URL:
         """Return the URL of `path`, in which a client may have chosen the model's name."""
         if not {".", ".."}.isdisjoint(path.split("/")):
             raise ModelMissing(f"upstream {self.name!r} has no {path!r}")
         prefix = self._base_url.raw_path.rstrip(b"/")
+        tail = f"?{query}" if query else ""
         return self._base_url.copy_with(
-            raw_path=prefix + quote(path, safe=_PATH_CHARACTERS).encode()
+            raw_path=prefix + quote(path, safe=_PATH_CHARACTERS).encode() + tail.encode()
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from adapters import refusals
-from adapters.base import Json, Media
+from adapters.base import Json, Link, Media
 from adapters.errors import Interrupted
 
 _JSON_BEGINS_WITH = (b"{", b"[", b'"')  # and no image does
@@ -60,15 +60,21 @@ def _parse_image(item: Any) -> Json:
     if not isinstance(text, str):
         raise Interrupted("The upstream's answer holds no image.")
     rest = {name: value for name, value in fields.items() if name not in _PLACES}
-    return {**rest, "media": _parse_media(text)}
+    return {**rest, "media": parse_media(text)}
 
 
-def _parse_media(text: str) -> Media:
+def parse_media(text: str, *, hosts: tuple[str, ...] = ()) -> Media | Link:
+    """Return what base64 or a `data:` URL holds, or a Link if addresses at `hosts` are fetched.
+
+    Raises Interrupted for any other text.
+    """
     kind, encoded = "", text
     if text[:5].lower() == "data:":
         head, _, encoded = text.partition(",")
         kind = head[5:].partition(";")[0]
     elif text[:8].lower().startswith(("http://", "https://")):
+        if hosts:
+            return Link(text, hosts)
         raise Interrupted(
             "The upstream answered with the address of an image. Such addresses are not fetched: "
             "it must send the image itself."
@@ -76,4 +82,4 @@ def _parse_media(text: str) -> Media:
     try:
         return Media(binascii.a2b_base64(encoded), kind)
     except (binascii.Error, ValueError) as exc:
-        raise Interrupted("The upstream sent an image that is not base64.") from exc
+        raise Interrupted("The upstream sent a file that is not base64.") from exc

@@ -1,12 +1,19 @@
 """Servers that already speak OpenAI: vLLM, SGLang, llama.cpp, the Hub's router.
 
 The client's body goes on as it came, unknown fields included; what comes back is normalised by
-the gateway's encoder, so here it is only read.
+the gateway's encoder, so here it is only read. Servers differ in how they are told the schema of
+an answer (source: what `huggingface_hub` 2.4 sends to each of them):
+
+    OpenAI's own          {"type": "json_schema", "json_schema": {"name", "schema": …}}
+    Together              {"type": "json_schema", "schema": …}
+    Fireworks, Cohere     {"type": "json_object", "schema": …}
+    hf-inference          {"type": "json_object", "value": …}
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -14,15 +21,41 @@ import msgspec
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, Plan, Request, Task
 from adapters.errors import Interrupted, UpstreamError
+from adapters.native import model_path
 from adapters.sse import EventParser
 
 _PATHS = {Task.CHAT: "/chat/completions", Task.COMPLETION: "/completions"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaForm:
+    """A `response_format` that tells a schema: its `type`, and under which name the schema is."""
+
+    type: str
+    name: str
+
+    def render(self, schema: Json) -> Json:
+        """Return the `response_format` of `schema`."""
+        return {"type": self.type, self.name: schema}
+
+
+TOGETHER_SCHEMA = SchemaForm(type="json_schema", name="schema")
+FIREWORKS_SCHEMA = SchemaForm(type="json_object", name="schema")
+HF_SCHEMA = SchemaForm(type="json_object", name="value")
+
+
 class OpenAIText:
-    """Base URLs end in `/v1` or what stands for it."""
+    """Base URLs end in `/v1` or what stands for it.
+
+    `by_model`: where each model has an address of its own below the base URL. `schema_form`: as
+    the server is told of schemas, None for OpenAI's own way.
+    """
 
     renders = False
+
+    def __init__(self, *, by_model: bool = False, schema_form: SchemaForm | None = None) -> None:
+        self._by_model = by_model
+        self._schema_form = schema_form
 
     def plan(self, request: Request) -> Plan:
         """Return the one call. A stream is always asked for its usage: it has to be metered."""
@@ -32,7 +65,9 @@ class OpenAIText:
             body |= {"stream": True, "stream_options": options | {"include_usage": True}}
         else:
             body.pop("stream_options", None)
-        return Plan((Call(path=_PATHS[request.task], body=msgspec.json.encode(body)),))
+        if wanted := body.get("response_format"):
+            body["response_format"] = self._response_format(wanted)
+        return Plan((Call(path=self._path(request), body=msgspec.json.encode(body)),))
 
     def answer(
         self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
@@ -43,6 +78,25 @@ class OpenAIText:
     def decoder(self, request: Request, call: Call) -> Decoder:
         """Return a fresh decoder of one stream."""
         return StreamDecoder()
+
+    def _path(self, request: Request) -> str:
+        path = _PATHS[request.task]
+        return f"{model_path(request.model).rstrip('/')}/v1{path}" if self._by_model else path
+
+    def _response_format(self, wanted: Json) -> Json:
+        """Return `wanted` with its schema, if it has one, in the server's form.
+
+        The client may have told it in another: `huggingface_hub` has hf-inference's for whatever
+        it is given the address of.
+        """
+        schema = _schema_in(wanted)
+        if schema is None:
+            return wanted
+        if self._schema_form:
+            return self._schema_form.render(schema)
+        if "value" not in wanted:
+            return wanted
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 class StreamDecoder:
@@ -87,6 +141,15 @@ class StreamDecoder:
                 self._finished = True
             chunks.append(chunk)
         return chunks
+
+
+def _schema_in(wanted: Json) -> Json | None:
+    described = wanted.get("json_schema")
+    if wanted.get("type") == "json_schema" and isinstance(described, dict):
+        schema = described.get("schema")
+    else:
+        schema = wanted.get("value") or wanted.get("schema")
+    return schema if isinstance(schema, dict) else None
 
 
 def _parse(data: bytes) -> Json:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from time import time
 from typing import Any
 
@@ -61,7 +62,10 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], type[UpstreamError]], ...] = (
     (re.compile(r"`inputs` tokens \+ `max_new_tokens` must be <="), errors.ContextTooLong),
     (re.compile(r"`inputs` must have less than \d+ tokens"), errors.ContextTooLong),
     (re.compile(r"maximum context length|exceeds? the available context"), errors.ContextTooLong),
-    (re.compile(r"CUDA (error|out of memory)|OutOfMemoryError"), errors.Failed),
+    (
+        re.compile(r"CUDA (error|out of memory)|OutOfMemoryError|you tried to allocate"),
+        errors.Failed,
+    ),
 )
 
 _BY_CODE: dict[str, type[UpstreamError]] = {
@@ -89,12 +93,20 @@ class _Said:
 
 
 def from_response(
-    status: int, headers: Mapping[str, str], body: bytes, *, is_cold_by_status: bool = False
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    is_cold_by_status: bool = False,
+    is_gated: bool = False,
 ) -> UpstreamError:
     """Return the error that an answer of `status` stands for.
 
     `is_cold_by_status`: a proxy in front of the server says by 502 or 503 that it is starting.
+    `is_gated`: the model is behind a licence, so that 403 says that it was not accepted.
     """
+    if is_gated and status == HTTPStatus.FORBIDDEN:
+        return gated()
     error = _build(_said(body), status, _retry_after(headers))
     if is_cold_by_status and status in _STARTING and isinstance(error, errors.TRANSIENT):
         return errors.ModelLoading(
@@ -103,6 +115,14 @@ def from_response(
             retry_after_seconds=error.retry_after_seconds or _DEFAULT_LOADING_SECONDS,
         )
     return error
+
+
+def gated() -> UpstreamError:
+    """Return what the Hub and its router mean by refusing a model that is gated."""
+    return errors.Gated(
+        "The model is gated: the operator of this gateway must accept its licence on the Hub.",
+        status=HTTPStatus.FORBIDDEN,
+    )
 
 
 def from_object(body: Mapping[str, Any]) -> UpstreamError:

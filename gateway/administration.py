@@ -37,7 +37,8 @@ class Administration:
     """What an operator may do to the book; `actor` is who does it, for the audit log.
 
     `digest` turns a key's text into what the book knows it by. `models` are the names that a
-    key's globs can match. Everything raises BookError and, for what is asked, InvalidField.
+    key's globs can match, `with_hub`: the Hub's too. Everything raises BookError and, for what is
+    asked, InvalidField.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Administration:
         *,
         models: Collection[str],
         actor: str,
+        with_hub: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._book = book
@@ -56,7 +58,7 @@ class Administration:
         self._team_changes: dict[str, Check] = {"limits": check_limits, "metadata": check_metadata}
         self._key_changes: dict[str, Check] = {
             "name": check_name,
-            "models": check_globs(models),
+            "models": check_globs(models, with_hub=with_hub),
             **self._team_changes,
             "expires_at": check_expiry(now),
         }

@@ -14,7 +14,7 @@ import msgspec
 from gateway.amounts import Amounts, Usage
 from gateway.errors import GatewayError
 from gateway.exchange import Answer, Body, Exchange, Frames, Route
-from gateway.ledger import Record, Status, month_of
+from gateway.ledger import Record, Status, amounts_of, month_of
 from gateway.quotas import Settlement
 
 _GONE = "client_disconnected"
@@ -147,6 +147,12 @@ class MeteredFrames:
             await self._inner.aclose()
         finally:
             await self.settle()
+
+
+def reserved_for(exchange: Exchange, route: Route, estimate: Usage) -> Amounts:
+    """Return what an exchange that uses `estimate` takes out of its budgets."""
+    nano_usd = route.model.price.nano_usd(estimate)
+    return amounts_of(estimate, task=exchange.task, nano_usd=nano_usd)
 
 
 def record_of(

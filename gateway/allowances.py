@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 from gateway.accounts import Account
+from gateway.amounts import Amounts
 from gateway.errors import GatewayError
 from gateway.ledger import DAY_MS, first_day_of
 from gateway.limits import NANO_USD
@@ -60,6 +62,27 @@ def allowances(account: Account, snapshot: Snapshot) -> Iterator[Allowance]:
         if caps.nano_usd >= 0:
             seconds = first_day_of(snapshot.month + 1) * DAY_MS / 1000 - snapshot.now_ms / 1000
             yield _window(scope, "nano_usd", caps.nano_usd, standing.nano_usd, seconds)
+
+
+def charges(account: Account, amounts: Amounts) -> Iterator[tuple[str, str, int, int]]:
+    """Yield the limits that an exchange of `amounts` counts on: scope, cap, limit, what it takes.
+
+    The last two are in the units of the limit's counter.
+    """
+    taken = {"rpm": 1, "concurrency": 1, "requests": 1, "tpm": amounts.tokens, **amounts._asdict()}
+    for scope, caps in zip(account.scopes, account.caps, strict=True):
+        for cap, amount in taken.items():
+            limit: int = getattr(caps, cap)
+            if limit >= 0 and amount:
+                yield scope, cap, limit, amount
+
+
+def in_units(value: int, cap: str) -> int | float:
+    """Return a counter's value in the unit that `cap` is set in."""
+    size = NAMES[cap][2]
+    if size == NANO_USD:
+        return float(Decimal(value) / NANO_USD)
+    return value if size == 1 else value / size
 
 
 def rate_limit_headers(account: Account, snapshot: Snapshot) -> list[tuple[str, str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 
-from adapters.base import Task
 from adapters.transport import Transport
 from gateway import __version__
 from gateway.book import Book, BookUnavailable
@@ -25,16 +25,20 @@ from gateway.config import Settings
 from gateway.doorman import require_admin
 from gateway.edge import Edge
 from gateway.errors import BadRequest, GatewayError
-from gateway.exchange import TaskAnswer
-from gateway.fetching import ImageFetcher
+from gateway.explanation import Explainer
 from gateway.image_files import ImageFiles
 from gateway.keyring import Keyring
 from gateway.metering import Meter, Unmetered
-from gateway.prompts import Prompts
+from gateway.native.address import FACE
+from gateway.native.errors import native_body
+from gateway.native.task import BothFaces
+from gateway.native.tokens import Tokenize
 from gateway.relay import Relay
 from gateway.routes.admin import admin_router
+from gateway.routes.explain import explain_route
 from gateway.routes.files import files_route
 from gateway.routes.front import Front
+from gateway.routes.native import native_router
 from gateway.routes.openai import openai_router
 from gateway.routes.ops import ops_router
 from gateway.routes.schema import describe_routes
@@ -42,16 +46,12 @@ from gateway.routes.usage import usage_route
 from gateway.spool import FOLDER as SPOOL
 from gateway.spool import Spool
 from gateway.store import Stores
-from gateway.tasks.embedding import EmbeddingTask
-from gateway.tasks.image import ImageTask
-from gateway.tasks.speech import SpeechTask
-from gateway.tasks.text import TextTask
-from gateway.tasks.transcription import TranscriptionTask
+from gateway.tasks.tasks import Tasks
 from gateway.template_shelf import TemplateShelf
-from gateway.templates import Template
-from gateway.tokenizer import Tokenizer
 from gateway.upstreams.catalog import Catalog
-from gateway.vision import Vision
+from gateway.upstreams.coldstart import alone
+from gateway.upstreams.probes import Probes
+from gateway.upstreams.shared_watch import shared_in
 
 logger = logging.getLogger(__name__)
 
@@ -78,36 +78,38 @@ def create_app(
     keyring = Keyring(book, pepper)
     meter = _meter(settings, stores, data_dir)
     cache = _cache(settings, stores, data_dir)
-    catalog = Catalog(settings, transport)
-    wait_seconds = settings.server.template_wait_seconds
-    shelf = TemplateShelf(
-        _tokenizers(catalog, Task.CHAT), load=Template.load, wait_seconds=wait_seconds
-    )
-    tokenizers = TemplateShelf(
-        _tokenizers(catalog, Task.EMBEDDING), load=Tokenizer.load, wait_seconds=wait_seconds
-    )
+    watches = shared_in(stores.cache) if stores else alone
+    catalog = Catalog(settings, transport, watches=watches)
+    probes = Probes(target for model in catalog.models for target in model.targets)
     files = ImageFiles(data_dir / "images") if data_dir else None
-    relay = Relay(
-        catalog,
-        cache,
-        meter,
-        _tasks(shelf, tokenizers, files, _vision(settings)),
-        attempts=settings.retries.attempts,
-    )
-    front = Front(
-        relay,
+    tasks = Tasks(catalog.models, settings, files)
+    front = partial(
+        Front,
         max_body_bytes=settings.server.max_body_bytes,
         keep_alive_seconds=settings.server.keep_alive_seconds,
         with_addresses=settings.ledger.client_address,
     )
+    shelves = tasks.templates, tasks.tokenizers
+    relay = Relay(
+        catalog, cache, meter, BothFaces(tasks, *shelves), attempts=settings.retries.attempts
+    )
+    both_faces = front(relay)
+    explain = explain_route(front(Explainer(catalog, tasks, settings)), catalog)
     app = Litestar(
         route_handlers=[
-            openai_router(front, catalog, keyring, usage_route(stores.state if stores else None)),
+            openai_router(
+                both_faces,
+                catalog,
+                keyring,
+                usage_route(stores.state if stores else None),
+                explain,
+            ),
+            native_router(both_faces, catalog, keyring, Tokenize(*shelves)),
             admin_router(book, pepper, catalog=catalog, guard=require_admin(book, pepper)),
             files_route(files),
-            ops_router(lambda: _missing([shelf, tokenizers], stores)),
+            ops_router(lambda: _missing(tasks.shelves, stores)),
         ],
-        lifespan=[_lifespan(transport, stores, keyring, shelf, tokenizers, meter, cache)],
+        lifespan=[_lifespan(transport, stores, keyring, tasks, catalog.hub, meter, cache, probes)],
         exception_handlers={
             GatewayError: _answer_gateway_error,
             HTTPException: _answer_http_error,
@@ -128,33 +130,6 @@ def create_app(
     describe_routes(app.openapi_schema)
     app.asgi_handler = Edge(app.asgi_handler)
     return app
-
-
-def _tasks(
-    shelf: TemplateShelf[Template],
-    tokenizers: TemplateShelf[Tokenizer],
-    files: ImageFiles | None,
-    vision: Vision,
-) -> dict[Task, TaskAnswer]:
-    text = TextTask(Prompts(shelf), vision)
-    return {
-        Task.CHAT: text,
-        Task.COMPLETION: text,
-        Task.IMAGE: ImageTask(files),
-        Task.EMBEDDING: EmbeddingTask(tokenizers),
-        Task.TRANSCRIPTION: TranscriptionTask(),
-        Task.SPEECH: SpeechTask(),
-    }
-
-
-def _vision(settings: Settings) -> Vision:
-    return Vision(ImageFetcher().fetch if settings.security.fetch_images else None)
-
-
-def _tokenizers(catalog: Catalog, task: Task) -> Iterable[str]:
-    """Return the tokenizers of the models that serve `task`, each once."""
-    models = (model for model in catalog.models if model.task == task)
-    return dict.fromkeys(model.tokenizer for model in models if model.tokenizer)
 
 
 def _meter(settings: Settings, stores: Stores | None, data_dir: Path | None) -> Meter | Unmetered:
@@ -211,9 +186,11 @@ def _refuse_page(answer: Response[Any]) -> Response[Any]:
     return answer
 
 
-def _answer_gateway_error(_: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
+def _answer_gateway_error(
+    request: Request[Any, Any, Any], error: GatewayError
+) -> Response[bytes]:
     return Response(
-        error.body(),
+        native_body(error) if FACE.match(request.scope["raw_path"]) else error.body(),
         status_code=error.status,
         media_type="application/json",
         headers=error.headers,

@@ -10,9 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from adapters import refusals
-from adapters.base import Call, Task
-from adapters.errors import Misconfigured, OutOfCredits, UpstreamError
+from adapters.base import Task
 from adapters.local import weights
 from adapters.transport import Transport
 from gateway.config import LOCAL_UPSTREAM, Store
@@ -21,20 +19,9 @@ from gateway.local_models import with_local_upstream
 from gateway.store_check import examine
 from gateway.templates import Template, TemplateUnavailable
 from gateway.tokenizer import Tokenizer
+from gateway.upstream_check import examine_hub, examine_target
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.target import Model, Target
-
-# What each dialect's servers answer without making anything.
-_PROBES = {
-    "hf": "/status/{model}",
-    "tgi": "/health",
-    "openai": "/models",
-    "together": "/models",
-    "nscale": "/models",
-    "fal": "/",
-    "tei": "/health",
-}
-_LONGEST_BODY_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +61,18 @@ async def _findings(catalog: Catalog, stores: Store, *, embedded: bool) -> Async
         yield Finding(subject=subject, ok=ok, detail=detail)
     if embedded:
         yield await asyncio.to_thread(_local_weights)
-    for target in _targets(catalog):
+    for target, task in _targets(catalog):
         if not (embedded and target.upstream.name == LOCAL_UPSTREAM):
-            yield await _probe(target)
+            yield await _probe(target, task)
+    if catalog.hub:
+        async for subject, ok, detail in examine_hub(catalog.hub):
+            yield Finding(subject=subject, ok=ok, detail=detail)
 
 
-def _targets(catalog: Catalog) -> list[Target]:
-    """Return the targets, each upstream and model once."""
-    targets = [target for model in catalog.models for target in model.targets]
-    return list({(target.upstream.name, target.model): target for target in targets}.values())
+def _targets(catalog: Catalog) -> list[tuple[Target, str]]:
+    """Return the targets, each upstream and model once, and what they are for."""
+    targets = [(target, model.task) for model in catalog.models for target in model.targets]
+    return list({(one.upstream.name, one.model): (one, task) for one, task in targets}.values())
 
 
 async def _template(model: Model) -> Finding:
@@ -125,19 +115,8 @@ def _local_weights() -> Finding:
     return Finding(subject="local models", ok=not problems, detail=detail)
 
 
-async def _probe(target: Target) -> Finding:
-    """Ask for something that costs nothing; any answer but a refusal of the gateway will do."""
+async def _probe(target: Target, task: str) -> Finding:
     upstream = target.upstream
     subject = f"upstream {upstream.name}" + (f" ({target.model})" if upstream.renders else "")
-    path = _PROBES[upstream.dialect_name].format(model=target.model)
-    try:
-        reply = await upstream.server.open(Call(method="GET", path=path, body=b""))
-        body = await reply.read(_LONGEST_BODY_BYTES)
-    except UpstreamError as exc:
-        return Finding(subject=subject, ok=False, detail=exc.message)
-    if reply.status == 200:
-        return Finding(subject=subject, ok=True, detail="answers")
-    error = refusals.from_response(reply.status, reply.headers, body)
-    wrong = isinstance(error, Misconfigured | OutOfCredits) or reply.status >= 500
-    detail = f"answers {path} with {reply.status}" + (f": {error.message}" if wrong else "")
-    return Finding(subject=subject, ok=not wrong, detail=detail)
+    ok, detail = await examine_target(target, task)
+    return Finding(subject=subject, ok=ok, detail=upstream.discreet(detail))

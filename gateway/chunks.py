@@ -70,14 +70,23 @@ class StreamEncoder:
             extras = {name: value for name, value in chunk.items() if name not in OWN_KEYS}
             more = _encode(extras)[1:-1] + b"," if extras else b""
         frames = b""
+        for part in self.choices_of(chunk):
+            frames += self._prefix + more + b'"choices":[' + _encode(part) + self._suffix
+        return frames
+
+    def choices_of(self, chunk: Json) -> list[Json]:
+        """Return what a chunk says, in canonical choices of one chunk each.
+
+        Raises Interrupted as `encode` does.
+        """
+        canonical: list[Json] = []
         for choice in chunk.get("choices") or ():
             state = self._state(choice.get("index") or 0)
             said = self._chat_frames(choice, state) if self._chat else _text_frames(choice, state)
             if state.finished and self.finish is None:
                 self.finish = said[-1]["finish_reason"]
-            for part in said:
-                frames += self._prefix + more + b'"choices":[' + _encode(part) + self._suffix
-        return frames
+            canonical += said
+        return canonical
 
     def end(self, usage: Json) -> bytes:
         """Return the closing frames: usage if it was asked for and is known, then `[DONE]`.

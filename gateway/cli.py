@@ -11,6 +11,7 @@ from gateway import __version__
 from gateway.audit_cli import audit
 from gateway.cache_cli import cache
 from gateway.command_line import as_json_option, common
+from gateway.explain_cli import explain
 from gateway.keys_cli import keys
 from gateway.teams_cli import teams
 from gateway.usage_cli import usage
@@ -62,6 +63,7 @@ main.add_command(teams)
 main.add_command(usage)
 main.add_command(audit)
 main.add_command(cache)
+main.add_command(explain)
 
 
 @main.command(

@@ -101,6 +101,7 @@ async def _at_desk(config: Path | None, data_dir: Path, work: Callable[[Desk], A
             # Read when a key is made, and only then: revoking must not fail for want of it.
             lambda text: digest(text, load_pepper(data_dir)),
             models=model_names(settings.models),
+            with_hub=bool(settings.hub.enabled),
             actor=f"cli:{_login_name()}",
         )
         return await work(Desk(settings, data_dir, book, administration))
@@ -197,10 +198,11 @@ def _problems() -> tuple[type[Exception], ...]:
     from gateway.book import BookError
     from gateway.config import ConfigError
     from gateway.embedded import EmbeddedError
+    from gateway.errors import GatewayError
     from gateway.keys import BadPepper
     from gateway.store import StoreError
 
-    return ConfigError, EmbeddedError, BookError, BadPepper, StoreError, OSError
+    return ConfigError, EmbeddedError, BookError, BadPepper, StoreError, GatewayError, OSError
 
 
 def _absences() -> tuple[type[Exception], ...]:

@@ -5,6 +5,7 @@ Unknown keys are errors. Secrets are named (`api_key_env`, `api_key_file`), neve
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated, Literal, Self
@@ -102,11 +103,31 @@ class Retries(Section):
 class Hub(Section):
     """The models of the Hugging Face Hub, by their full ids."""
 
-    enabled: bool | None = None  # None: if the credential is there
+    # For whoever may use any model that is all of the Hub, at the cost of the credential's
+    # account. None: if no upstream is configured and the credential is there.
+    enabled: bool | None = None
     api_key_env: str = "HF_TOKEN"
-    url: BaseUrl = "https://huggingface.co"
+    # Where models are looked up, which is shown the credential. None: at HF_ENDPOINT, as their
+    # templates are, else at huggingface.co.
+    url: BaseUrl | None = None
     router_url: BaseUrl = "https://router.huggingface.co"
     remember_seconds: Seconds = 3600  # what the Hub says of a model
+
+    @property
+    def address(self) -> str:
+        """Where models are looked up."""
+        return self.url or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the credential is there."""
+        return bool(os.environ.get(self.api_key_env, "").strip())
+
+    def api_key(self) -> str:
+        """Return the credential. Raises ConfigError when it is not there."""
+        if not self.has_key:
+            raise ConfigError(f"hub.api_key_env: the variable {self.api_key_env} is not set")
+        return os.environ[self.api_key_env].strip()
 
 
 class Settings(BaseSettings):

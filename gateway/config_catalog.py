@@ -148,7 +148,8 @@ class Model(Section):
 
     id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
     aliases: tuple[str, ...] = ()
-    task: Literal["chat", "image", "speech", "embedding", "transcription"] = "chat"
+    # pipeline: any other task of the native API, which is passed on as it is.
+    task: Literal["chat", "image", "speech", "embedding", "transcription", "pipeline"] = "chat"
     tokenizer: str | None = None  # Hub id or folder; its chat template is applied here
     targets: Annotated[tuple[Target, ...], Field(min_length=1)]
     fallbacks: tuple[str, ...] = ()  # models that answer instead when no target can, in order

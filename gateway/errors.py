@@ -101,12 +101,14 @@ _ANSWERS: dict[type[UpstreamError], tuple[int, str, str]] = {
     upstream.Overloaded: (503, "server_error", "upstream_overloaded"),
     upstream.OutOfCredits: (402, "insufficient_quota", "insufficient_quota"),
     upstream.Misconfigured: (502, "server_error", "upstream_misconfigured"),
+    upstream.Gated: (403, "invalid_request_error", "model_gated"),
     upstream.ModelMissing: (404, "invalid_request_error", "model_not_found"),
     upstream.Rejected: (400, "invalid_request_error", "invalid_value"),
     upstream.ContextTooLong: (400, "invalid_request_error", "context_length_exceeded"),
     upstream.Failed: (502, "server_error", "upstream_error"),
 }
 _PARAMS: dict[type[UpstreamError], str] = {
+    upstream.Gated: "model",
     upstream.ModelMissing: "model",
     upstream.ContextTooLong: "messages",
 }

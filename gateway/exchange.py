@@ -10,15 +10,17 @@ from typing import Protocol
 
 from adapters.base import Json, Media, Request, Task
 from gateway.amounts import Usage
+from gateway.answers import Head
 from gateway.cache.directives import NO_DIRECTIVES, Directives
 from gateway.errors import GatewayError
 from gateway.found import Found
 from gateway.keys import Caller
+from gateway.native.request import NativeRequest
 from gateway.quotas import Snapshot
 from gateway.tapes import Part, Tape
 from gateway.text_form import OPENAI_FORM, TextForm
 from gateway.upstreams.errand import Errand
-from gateway.upstreams.target import Model, Target
+from gateway.upstreams.target import Model, Target, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Exchange:
     body: Json
     media: Media | None = None
     form: TextForm = OPENAI_FORM  # of its answer, if it is a text
+    native: NativeRequest | None = None  # as it came, if it came by the native API
     wait_for_model: bool = True
     directives: Directives = NO_DIRECTIVES
     is_paced: bool = False  # what was kept is to come at the pace at which it was made
@@ -53,8 +56,10 @@ class Exchange:
     counts_tokens: bool = True
     route: Route | None = None
     found: Found | None = None  # what its answer is made of
-    ignored: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()  # names of what the client sent and `body` cannot say
+    ignored: tuple[str, ...] = ()  # names of what the upstream's dialect cannot
     scaled_images: int = 0  # the client's, scaled down for the upstream
+    told: tuple[tuple[str, str], ...] = ()  # headers of the upstream's that the client gets
     usage: Usage = field(default_factory=Usage)
     finish: str | None = None
     retries: int = 0
@@ -76,6 +81,10 @@ class Exchange:
         name: str = self.body["model"]
         return name
 
+    def can_go_to(self, upstream: Upstream) -> bool:
+        """Tell whether `upstream` knows such requests."""
+        return self.task in upstream.dialect or (self.native is not None and upstream.is_native)
+
     @property
     def age_seconds(self) -> float:
         """How long ago it came."""
@@ -90,6 +99,16 @@ class Exchange:
         """Return `request` on its way along `route`."""
         waits = route.waits and self.wait_for_model
         return Errand(target=route.target, request=request, sender=self.caller.id, waits=waits)
+
+    def head(self, model: Model) -> Head:
+        """Return what all objects of an answer that `model` makes share."""
+        return Head(
+            task=self.task,
+            id=self.id.replace("-", ""),
+            created=self.created,
+            model=self.model,
+            fingerprint=model.fingerprint,
+        )
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

@@ -25,7 +25,6 @@ Resolve = Callable[[str, int], Awaitable[Sequence[Address]]]
 IsAllowed = Callable[[Address], bool]
 
 _HEADERS = {
-    "accept": "image/*",
     "accept-encoding": "identity",
     "connection": "close",
     "user-agent": "dragoman/0.1",
@@ -67,7 +66,8 @@ class ImageFetcher:
     """Fetches images; `ports` are those that a URL may name. Keeps no connection.
 
     `resolve` and `is_allowed` stand in for DNS and for `is_public`. `total_seconds` covers
-    resolving, redirects and the body.
+    resolving, redirects and the body. `is_wanted` tells by its first bytes whether it is what it
+    should be, and `accept` asks for that: images, unless it is said.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class ImageFetcher:
         ports: frozenset[int] = frozenset(_PORTS.values()),
         resolve: Resolve | None = None,
         is_allowed: IsAllowed | None = None,
+        accept: str = "image/*",
+        is_wanted: Callable[[bytes], object] = sniff,
     ) -> None:
         self._transport = Transport(ssl_context=ssl_context, idle_connections=0)
         self._limit_bytes = limit_bytes
@@ -86,6 +88,8 @@ class ImageFetcher:
         self._ports = ports
         self._resolve = resolve or resolve_host
         self._is_allowed = is_allowed or is_public
+        self._accept = accept
+        self._is_wanted = is_wanted
 
     async def fetch(self, url: str) -> bytes:
         """Return the image at `url`, told by its first bytes. Raises FetchFailed."""
@@ -133,7 +137,7 @@ class ImageFetcher:
         request = httpx.Request(
             "GET",
             url,
-            headers={"host": url.netloc.decode(), **_HEADERS},
+            headers={"host": url.netloc.decode(), "accept": self._accept, **_HEADERS},
             extensions={"timeout": {"connect": _CONNECT_SECONDS}, "address": str(address)},
         )
         return await self._transport.handle_async_request(request)
@@ -152,9 +156,13 @@ class ImageFetcher:
             if len(data) > self._limit_bytes:
                 raise self._too_large()
             if len(data) >= _MAGIC_BYTES > len(data) - len(chunk):
-                _require_image(data)
-        _require_image(data)
+                self._require_wanted(data)
+        self._require_wanted(data)
         return bytes(data)
+
+    def _require_wanted(self, data: bytearray) -> None:
+        if not self._is_wanted(bytes(data[:_MAGIC_BYTES])):
+            raise FetchFailed("what the URL leads to is no image")
 
     def _too_large(self) -> FetchFailed:
         return FetchFailed(f"the image is over {self._limit_bytes} bytes")
@@ -198,8 +206,3 @@ def _joined(url: httpx.URL, location: str) -> httpx.URL:
         return url.join(location)
     except httpx.InvalidURL:
         raise FetchFailed("the image is behind a malformed redirect") from None
-
-
-def _require_image(data: bytearray) -> None:
-    if sniff(bytes(data[:_MAGIC_BYTES])) is None:
-        raise FetchFailed("what the URL leads to is no image")

@@ -102,8 +102,11 @@ def check_team_name(field: str, value: Any) -> str:
     return name
 
 
-def check_globs(names: Collection[str]) -> Check:
-    """Return the check of what a key may use: globs that match some of `names`, None for all."""
+def check_globs(names: Collection[str], *, with_hub: bool = False) -> Check:
+    """Return the check of what a key may use: globs that match some of `names`, None for all.
+
+    `with_hub`: what is of the form `owner/name` may be the Hub's, whose models nobody can list.
+    """
 
     def check(field: str, value: Any) -> tuple[str, ...] | None:
         if value is None:
@@ -113,7 +116,9 @@ def check_globs(names: Collection[str]) -> Check:
         if len(value) > MOST_GLOBS:
             raise InvalidField(field, f"expected at most {MOST_GLOBS} globs, got {len(value)}")
         for glob in value:
-            _check_glob(field, glob, names)
+            check_name(field, glob)
+            if not (with_hub and "/" in glob):
+                _check_match(field, glob, names)
         return tuple(value)
 
     return check
@@ -197,8 +202,7 @@ def dollars(value: Any) -> Decimal:
     return amount
 
 
-def _check_glob(field: str, glob: str, names: Collection[str]) -> None:
-    check_name(field, glob)
+def _check_match(field: str, glob: str, names: Collection[str]) -> None:
     if any(fnmatchcase(name, glob) for name in names):
         return
     known = [*names][:_SHOWN_NAMES]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.config import LOCAL_UPSTREAM, Settings
+from gateway.config import LOCAL_UPSTREAM, Hub, Settings
 from gateway.config_catalog import Defaults, Embedding, Model, Target, Upstream
 
 _TOKENIZERS = Path(__file__).parent.parent / "adapters" / "local" / "tokenizers"
 
 
 def with_local_upstream(settings: Settings, base_url: str) -> Settings:
-    """Return `settings` with the local model server and its models, where nothing is configured."""
+    """Return `settings` with the local model server and its models, where nothing is configured.
+
+    The Hub's models are there too, if its credential is.
+    """
     if not settings.is_embedded:
         return settings
     local = Upstream(name=LOCAL_UPSTREAM, dialect="hf", base_url=base_url)
@@ -54,4 +57,10 @@ def with_local_upstream(settings: Settings, base_url: str) -> Settings:
         targets=(Target(upstream=LOCAL_UPSTREAM),),
     )
     models = (chat, image, speech, embedding, transcription, *settings.models)
-    return settings.model_copy(update={"upstreams": (local,), "models": models})
+    update = {"upstreams": (local,), "models": models, "hub": _hub_beside(settings.hub)}
+    return settings.model_copy(update=update)
+
+
+def _hub_beside(hub: Hub) -> Hub:
+    """Return `hub`, enabled if nobody has said otherwise and it can be asked."""
+    return hub.model_copy(update={"enabled": hub.has_key}) if hub.enabled is None else hub

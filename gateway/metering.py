@@ -12,12 +12,11 @@ from functools import partial
 from typing import Any, Literal, Self
 
 from gateway.accounts import Account
-from gateway.admission import Admission, encode, record_of
+from gateway.admission import Admission, encode, record_of, reserved_for
 from gateway.allowances import refusal
 from gateway.amounts import Amounts, Usage
 from gateway.errors import GatewayError
 from gateway.exchange import Exchange, Route
-from gateway.ledger import amounts_of
 from gateway.outage import LocalQuotas
 from gateway.quotas import (
     HEARTBEAT_SECONDS,
@@ -84,9 +83,9 @@ class Meter:
         Raises GatewayError: 429 with what binds and until when, or 503 if the store is out of
         reach and `on_state_outage` does not allow going on without it.
         """
-        price, account = route.model.price, exchange.caller.account
+        account = exchange.caller.account
         charged = exchange.found.charged(estimate) if exchange.found else estimate
-        amounts = amounts_of(charged, task=exchange.task, nano_usd=price.nano_usd(charged))
+        amounts = reserved_for(exchange, route, charged)
         if_abandoned, record = self._if_abandoned(exchange, route, charged)
         admission = Admission(self, exchange, route, estimate=estimate, reserved=amounts)
         is_asked = self._store.is_available

@@ -6,14 +6,12 @@ Every request takes this way, whatever its task and the protocol that it came by
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
-from adapters.base import Task
-from adapters.errors import DialectError, TimedOut, UpstreamError
+from adapters.errors import TimedOut, UpstreamError
 from gateway.admission import MeteredFrames
 from gateway.amounts import Usage
 from gateway.cache.cache import Cache, NoCache
-from gateway.errors import GatewayError, from_dialect, from_upstream
+from gateway.errors import GatewayError, from_upstream
 from gateway.exchange import UNCHANGED, Answer, Body, Exchange, Job, Route, TaskAnswer
 from gateway.found import Found
 from gateway.metering import Meter, Unmetered
@@ -32,7 +30,7 @@ class Relay:
         catalog: Catalog,
         cache: Cache | NoCache,
         meter: Meter | Unmetered,
-        tasks: Mapping[Task, TaskAnswer],
+        tasks: TaskAnswer,
         *,
         attempts: int = 3,
     ) -> None:
@@ -50,7 +48,7 @@ class Relay:
         model = await self._catalog.resolve(exchange.model, exchange.caller, task=exchange.task)
         attempts = Attempts(self._catalog, exchange, model, most=self._attempts)
         route = attempts.first()
-        job = await self._prepare(exchange, route)
+        job = await self._tasks.prepare(exchange, route)
         async with (
             await self._find(exchange, route, job) as found,
             await self._meter.admit(exchange, route, job.estimate) as admission,
@@ -81,16 +79,9 @@ class Relay:
 
     async def _again(self, exchange: Exchange, route: Route) -> Answer:
         exchange.usage = Usage()
-        job = await self._prepare(exchange, route)
+        job = await self._tasks.prepare(exchange, route)
         async with await self._find(exchange, route, job) as found:
             return await _made(job, found)
-
-    async def _prepare(self, exchange: Exchange, route: Route) -> Job:
-        exchange.route = route
-        try:
-            return await self._tasks[exchange.task].prepare(exchange, route)
-        except DialectError as exc:
-            raise from_dialect(exc) from None
 
     async def _find(self, exchange: Exchange, route: Route, job: Job) -> Found:
         found = exchange.found = await self._cache.find(exchange, route, job)

@@ -208,18 +208,28 @@ class StreamOptions(OpenObject, total=False):
     include_usage: bool | None
 
 
-class _TextRequest(OpenObject, total=False):
-    model: Required[str]
-    stream: bool | None
-    stream_options: StreamOptions | None
+class Sampling(OpenObject, total=False):
+    """How tokens are drawn, and how many."""
+
     temperature: Temperature | None
     top_p: Probability | None
     frequency_penalty: Penalty | None
     presence_penalty: Penalty | None
-    n: Choices | None
     stop: Stop | None
     seed: Seed | None
     logit_bias: Biases | None
+    # Not OpenAI's, but what most servers behind it take.
+    top_k: Annotated[int, Field(ge=1, le=2**31 - 1)] | None
+    typical_p: Annotated[float, Field(gt=0, lt=1)] | None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None
+    truncate: Tokens | None
+
+
+class _TextRequest(Sampling, total=False):
+    model: Required[str]
+    stream: bool | None
+    stream_options: StreamOptions | None
+    n: Choices | None
     user: str | None
     # Of one of the two routes only with OpenAI, of both with many servers.
     best_of: Annotated[int, Field(ge=0, le=20)] | None
@@ -229,11 +239,6 @@ class _TextRequest(OpenObject, total=False):
     tool_choice: ToolChoice | None
     parallel_tool_calls: bool | None
     response_format: ResponseFormat | None
-    # Not OpenAI's, but what most servers behind it take.
-    top_k: Annotated[int, Field(ge=1, le=2**31 - 1)] | None
-    typical_p: Annotated[float, Field(gt=0, lt=1)] | None
-    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None
-    truncate: Tokens | None
 
 
 class ChatRequest(_TextRequest, total=False):
@@ -273,13 +278,22 @@ def parse_body(adapter: TypeAdapter[Any], data: bytes) -> Json:
     Raises BadRequest naming the first parameter that is wrong, as OpenAI spells it
     (`messages[0].content`).
     """
+    # In two steps: `validate_json` would let NaN through wherever any value may stand.
+    return check_body(adapter, decode_body(data))
+
+
+def decode_body(data: bytes) -> Any:
+    """Return the value that was sent. Raises BadRequest for what is no JSON."""
     try:
-        # In two steps: `validate_json` would let NaN through wherever any value may stand.
-        sent = from_json(data, allow_inf_nan=False)
+        return from_json(data, allow_inf_nan=False)
     except ValueError:
         raise BadRequest(
             "We could not parse the JSON body of your request.", code="invalid_json"
         ) from None
+
+
+def check_body(adapter: TypeAdapter[Any], sent: Any) -> Json:
+    """Return the fields of what was sent. See `parse_body`."""
     try:
         body: Json = adapter.validate_python(sent)
     except ValidationError as exc:

@@ -19,6 +19,7 @@ import msgspec
 
 from adapters.base import Call, Json
 from adapters.errors import Interrupted
+from gateway.upstreams.errand import Errand
 
 
 class Piece(msgspec.Struct, array_like=True):
@@ -46,7 +47,13 @@ class Recipe:
 
 
 class Part(Protocol):
-    """One thing to be made, alone or beside others."""
+    """One thing to be made, alone or beside others. `calls` are what is sent for it."""
+
+    @property
+    def errand(self) -> Errand: ...
+
+    @property
+    def calls(self) -> Sequence[Call]: ...
 
     def recipe(self) -> Recipe:
         """Return what it depends on."""

@@ -14,7 +14,8 @@ from gateway.errors import GatewayError
 class TextEncoder(Protocol):
     """One stream's frames. `finish`: the finish reason of the first choice that ended, OpenAI's."""
 
-    finish: str | None
+    @property
+    def finish(self) -> str | None: ...
 
     def encode(self, chunk: Json) -> bytes:
         """Return the frames of one chunk as dialects make them, possibly none.
@@ -32,7 +33,8 @@ class TextEncoder(Protocol):
 class TextForm(Protocol):
     """How answers of text are told. `name` tells it from the others."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def whole(self, head: Head, answers: Sequence[Json], usage: Json) -> bytes:
         """Return the body of a whole answer, joined from those of its calls.

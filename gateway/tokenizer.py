@@ -53,6 +53,11 @@ class Tokenizer:
         """Return how many tokens an upstream makes of `texts`, its marks at both ends included."""
         return sum(len(self._tokenizer.encode(text).ids) for text in texts)
 
+    def tokens(self, text: str) -> list[tuple[int, tuple[int, int]]]:
+        """Return the tokens of `text`, marks included, each with its first and last place."""
+        encoded = self._tokenizer.encode(text)
+        return [*zip(encoded.ids, encoded.offsets, strict=True)]
+
     def decode(self, ids: Sequence[int], *, param: str) -> str:
         """Return the text of token ids without special tokens, which an upstream adds itself.
 

@@ -17,7 +17,7 @@ from gateway.errors import BadRequest
 from gateway.exchange import Body
 
 if TYPE_CHECKING:
-    from litestar.types import Receive, Scope, Send
+    from litestar.types import Message, Receive, Scope, Send
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -37,11 +37,7 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def read_json_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytes:
-    """Return the request's body.
-
-    Raises BadRequest for another content type (415), a body over the limit (413) or one that
-    takes over a minute to come (408); ClientGone.
-    """
+    """Return the request's body. Raises as `read_body`, and 415 for another content type."""
     content_type = header(scope, b"content-type").partition(";")[0].strip().lower()
     if content_type and content_type != "application/json" and not content_type.endswith("+json"):
         raise BadRequest(
@@ -49,6 +45,15 @@ async def read_json_body(scope: Scope, receive: Receive, *, limit_bytes: int) ->
             status=415,
             code="unsupported_content_type",
         )
+    return await read_body(scope, receive, limit_bytes=limit_bytes)
+
+
+async def read_body(scope: Scope, receive: Receive, *, limit_bytes: int) -> bytes:
+    """Return the request's body, of whatever type.
+
+    Raises BadRequest for a body over the limit (413) or one that takes over a minute to come
+    (408); ClientGone.
+    """
     length = header(scope, b"content-length")
     if length.isdecimal() and int(length) > limit_bytes:
         raise _too_large(limit_bytes)
@@ -78,21 +83,26 @@ async def send_stream(
 
     It is settled before its last frame leaves.
     """
-    head = [
-        (b"content-type", answer.content_type.encode("latin-1")),
-        (b"cache-control", b"no-cache, no-transform"),
-        (b"x-accel-buffering", b"no"),
-        *headers,
-    ]
-    await send({"type": "http.response.start", "status": 200, "headers": head})
+    await send(stream_head(answer.content_type, headers))
     is_events = answer.content_type.startswith("text/event-stream")
-    with _KeepAlive(send, keep_alive_seconds if is_events else _A_DAY) as alive:
+    with KeepAlive(send, keep_alive_seconds if is_events else _A_DAY) as alive:
         async for frames in answer.frames():
             alive.touch()
             is_over = answer.is_over
             if is_over:
                 await answer.settle()
             await send({"type": "http.response.body", "body": frames, "more_body": not is_over})
+
+
+def stream_head(content_type: str, headers: Headers) -> Message:
+    """Return the head of an answer that leaves in pieces."""
+    head = [
+        (b"content-type", content_type.encode("latin-1")),
+        (b"cache-control", b"no-cache, no-transform"),
+        (b"x-accel-buffering", b"no"),
+        *headers,
+    ]
+    return {"type": "http.response.start", "status": 200, "headers": head}
 
 
 class Presence:
@@ -138,7 +148,7 @@ class Presence:
         self._task.cancel()
 
 
-class _KeepAlive:
+class KeepAlive:
     """Sends a comment whenever nothing was sent for `seconds`, one at a time."""
 
     def __init__(self, send: Send, seconds: float) -> None:

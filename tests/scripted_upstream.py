@@ -24,7 +24,9 @@ class Visit:
         pairs = (line.split(": ", 1) for line in lines)
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in pairs}
         self.raw = head + body
-        self.body: dict[str, Any] = json.loads(body) if body else {}
+        self.body: dict[str, Any] = {}  # if it is JSON
+        with suppress(ValueError):
+            self.body = json.loads(body)
         self.connection: tuple[str, int] = writer.get_extra_info("peername")
         self.left = asyncio.Event()
         self._writer = writer

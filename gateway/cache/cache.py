@@ -23,7 +23,7 @@ from gateway.cache.files import AnswerFiles
 from gateway.cache.flight import Seat, Wanted
 from gateway.cache.flights import Flights
 from gateway.cache.keeper import Keeper, Place
-from gateway.cache.keys import digest, lock_key, scope_of, storage_key
+from gateway.cache.policy import Policy, Use
 from gateway.cache.records import Record
 from gateway.cache.shelf import Found as Kept
 from gateway.cache.shelf import Shelf
@@ -60,7 +60,7 @@ class Cache:
 
     def __init__(self, settings: config.Cache, stores: Stores, files: AnswerFiles | None) -> None:
         self._counts = Counts()
-        self._settings = settings
+        self._policy = Policy(settings)
         self._charge = settings.share
         self._shelf = Shelf(stores.cache)
         bus = Bus(stores.cache_url, stores.cache, worker_id=secrets.token_hex(8))
@@ -95,33 +95,22 @@ class Cache:
 
         Raises BadRequest (504) if the client wants only what is kept, and it is not.
         """
-        if not self._may_keep(exchange, route, job):
+        use = self._policy.use(exchange, route, job)
+        if use.obstacle:
             if exchange.directives.only_if_cached:
                 raise _not_cached()
             self._counts.bypassed += 1
             return Found.bypass(job.parts)
         parts = [await self._wanted(exchange, route, part) for part in job.parts]
-        taken = await _all_of([partial(self._take, exchange, *part) for part in parts])
+        taken = await _all_of([partial(self._take, exchange, use, *part) for part in parts])
         found = _found(exchange, taken, charge=self._charge)
         self._count(found.status)
         return found
 
-    def _may_keep(self, exchange: Exchange, route: Route, job: Job) -> bool:
-        is_the_same = job.is_repeatable or self._settings.unseeded
-        return is_the_same and route.model.cache_ttl_seconds > 0 and not exchange.directives.bypass
-
     async def _wanted(self, exchange: Exchange, route: Route, part: Part) -> tuple[Place, Wanted]:
-        caller, model = exchange.caller, route.model
-        scope = scope_of(self._settings.scope, caller.id, caller.team)
-        recipe, target = part.recipe(), route.target.model
-        write = partial(digest, scope=scope, task=exchange.task, model=model.id, target=target)
-        name = await asyncio.to_thread(write, recipe) if _is_large(recipe) else write(recipe)
-        place = Place(
-            digest=name,
-            storage_key=storage_key(name, model=model.id, scope=scope),
-            lock_key=lock_key(name),
-            ttl_seconds=model.cache_ttl_seconds,
-        )
+        recipe = part.recipe()
+        find = partial(self._policy.place, exchange, route, recipe)
+        place = await asyncio.to_thread(find) if _is_large(recipe) else find()
         wanted = Wanted(
             part=part,
             storage_key=place.storage_key,
@@ -131,18 +120,16 @@ class Cache:
         )
         return place, wanted
 
-    async def _take(self, exchange: Exchange, place: Place, wanted: Wanted) -> _Taken:
+    async def _take(self, exchange: Exchange, use: Use, place: Place, wanted: Wanted) -> _Taken:
         """Return the tape of one part. Raises BadRequest."""
-        reads = exchange.directives.reads
-        if exchange.directives.only_if_cached or not exchange.wait_for_model:
-            # Such a client must not be made to wait for another's answer, nor the other way round.
-            found = await self._shelf.get(place.storage_key) if reads else None
+        if not use.is_written:
+            found = await self._shelf.get(place.storage_key) if use.is_read else None
             if isinstance(found, Kept) and (taken := await self._replay(exchange, place, found)):
                 return taken
             if exchange.directives.only_if_cached:
                 raise _not_cached()
             return _Taken(Direct(wanted.part))
-        entered = await self._flights.enter(wanted, anew=not reads)
+        entered = await self._flights.enter(wanted, anew=not use.is_read)
         if isinstance(entered, Kept):
             if taken := await self._replay(exchange, place, entered):
                 return taken

@@ -26,7 +26,7 @@ All of it is one JSON document, so that no text can pass for structure.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import (
     MAX_EMAX,
     MAX_PREC,
@@ -37,7 +37,7 @@ from decimal import (
     Overflow,
 )
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -64,27 +64,46 @@ _BOUNDARY = "multipart/form-data; boundary="
 _quote = partial(quote, safe="")
 
 
+class Ingredients(NamedTuple):
+    """All that a key is made of, in its order. `media`: their SHA-256."""
+
+    version: int
+    scope: str
+    task: str
+    model: str
+    target: str
+    calls: Sequence[tuple[Any, ...]]
+    form: Any
+    media: str | None
+
+
 def digest(recipe: Recipe, *, scope: str, task: str, model: str, target: str) -> str:
     """Return the key of what `recipe` makes: a SHA-256 in hexadecimal digits.
 
-    `scope` is who may share it, `model` the gateway's id of the model, `target` the upstream's
-    name of it. Takes 1 ms per MB of text. Raises UnicodeEncodeError for half a surrogate pair.
+    The parameters are those of `ingredients`. Takes 1 ms per MB of text. Raises UnicodeEncodeError
+    for half a surrogate pair.
     """
-    return hashlib.sha256(
-        _encode(
-            (
-                VERSION,
-                scope,
-                task,
-                model,
-                target,
-                [_canonical_call(call) for call in recipe.calls],
-                # Through JSON, so that its numbers are written as those of the bodies are.
-                _sort(_decode(_encode(recipe.form)), _FORM),
-                hashlib.sha256(recipe.media).hexdigest() if recipe.media else None,
-            )
-        )
-    ).hexdigest()
+    parts = ingredients(recipe, scope=scope, task=task, model=model, target=target)
+    return hashlib.sha256(_encode(parts)).hexdigest()
+
+
+def ingredients(recipe: Recipe, *, scope: str, task: str, model: str, target: str) -> Ingredients:
+    """Return what the key of `recipe` is made of.
+
+    `scope` is who may share it, `model` the gateway's id of the model, `target` the upstream's
+    name of it.
+    """
+    return Ingredients(
+        version=VERSION,
+        scope=scope,
+        task=task,
+        model=model,
+        target=target,
+        calls=[_canonical_call(call) for call in recipe.calls],
+        # Through JSON, so that its numbers are written as those of the bodies are.
+        form=_sort(_decode(_encode(recipe.form)), _FORM),
+        media=hashlib.sha256(recipe.media).hexdigest() if recipe.media else None,
+    )
 
 
 def scope_of(setting: Scope, key_id: str, team: str | None) -> str:
@@ -127,7 +146,8 @@ def pattern(model: str | None = None, scope: str | None = None) -> str:
 def _canonical_call(call: Call) -> tuple[Any, ...]:
     headers = {name.lower(): value for name, value in call.headers.items()}
     kind = headers.get("content-type")
-    return (call.method, call.path, headers.get("accept"), *_canonical_body(call.body, kind))
+    path = f"{call.path}?{call.query}" if call.query else call.path
+    return (call.method, path, headers.get("accept"), *_canonical_body(call.body, kind))
 
 
 def _canonical_body(body: bytes, kind: str | None) -> tuple[Any, ...]:

@@ -26,7 +26,11 @@ T = TypeVar("T")
 def admin_router(book: Book, pepper: bytes, *, catalog: Catalog, guard: Guard) -> Router:
     """Return the router of `/admin`; `guard` lets the operator in."""
     administration = Administration(
-        book, partial(digest, pepper=pepper), models=model_names(catalog.models), actor=ADMIN
+        book,
+        partial(digest, pepper=pepper),
+        models=model_names(catalog.models),
+        actor=ADMIN,
+        with_hub=catalog.hub is not None,
     )
     return Router(
         "/admin",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, cast
 
 from litestar import asgi
@@ -12,13 +12,16 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from adapters.base import Json, Media, Task
+from gateway.admission import MeteredFrames
 from gateway.allowances import rate_limit_headers
 from gateway.cache.directives import NO_DIRECTIVES, Directives
+from gateway.early_head import EarlyHead
 from gateway.edge import REQUEST_ID
+from gateway.errors import GatewayError
 from gateway.exchange import Body, Exchange
 from gateway.keys import Caller
-from gateway.relay import Relay
 from gateway.text_form import OPENAI_FORM, TextForm
+from gateway.waiting_room import WaitingRoom
 from gateway.wire import (
     ClientGone,
     Headers,
@@ -44,15 +47,20 @@ class BodyReader(Protocol[T_co]):
     async def __call__(self, scope: Scope, receive: Receive, *, limit_bytes: int) -> T_co: ...
 
 
+Answerer = Callable[[Exchange], Awaitable[Body | MeteredFrames]]
+"""What answers exchanges, as the relay does. Raises GatewayError."""
+
+
 class Front:
     """Takes exchanges in, and sends their answers. `with_addresses`: the ledger is to know whose.
 
-    Request bodies are refused beyond `max_body_bytes`.
+    Request bodies are refused beyond `max_body_bytes`. Routes that ask the same relay are to share
+    one front, which holds back clients that come too early.
     """
 
     def __init__(
         self,
-        relay: Relay,
+        relay: Answerer,
         *,
         max_body_bytes: int,
         keep_alive_seconds: float,
@@ -62,6 +70,7 @@ class Front:
         self._relay = relay
         self._keep_alive_seconds = keep_alive_seconds
         self._with_addresses = with_addresses
+        self._waiting_room = WaitingRoom()
 
     def post(
         self, path: str, parse: Callable[[Scope, T], Exchange], read: BodyReader[T]
@@ -85,7 +94,12 @@ class Front:
     async def answer(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         """Send what the relay has for `exchange`. Raises GatewayError, if nothing was sent yet."""
         with Presence(receive):
-            answer = await self._relay(exchange)
+            early = EarlyHead(send, exchange, headers=_headers, seconds=self._keep_alive_seconds)
+            answer = await early.wait_for(self._answered(exchange))
+            if answer is None:
+                return
+            if early.is_sent:
+                send = early.send
             headers = _headers(exchange)
             if isinstance(answer, Body):
                 await send_body(send, answer, headers)
@@ -97,6 +111,21 @@ class Front:
             finally:
                 await answer.aclose()
 
+    async def _answered(self, exchange: Exchange) -> Body | MeteredFrames:
+        """Return the relay's answer, to one who comes too early not at once. Raises GatewayError.
+
+        Nothing is reserved for a client that is held.
+        """
+        visitor = exchange.caller.id, exchange.model
+        await self._waiting_room.enter(*visitor)
+        try:
+            answer = await self._relay(exchange)
+        except GatewayError as error:
+            self._waiting_room.note(*visitor, error)
+            raise
+        self._waiting_room.note(*visitor, None)
+        return answer
+
     def exchange(
         self,
         scope: Scope,
@@ -105,8 +134,9 @@ class Front:
         *,
         media: Media | None = None,
         form: TextForm = OPENAI_FORM,
+        unheard: tuple[str, ...] = (),
     ) -> Exchange:
-        """Return the exchange that a request with this body is."""
+        """Return the exchange that a request with this body is. See `Exchange.unheard`."""
         caller: Caller = scope["user"]
         address = cast("HTTPScope", scope)["client"] if self._with_addresses else None
         given = dict(scope["headers"])
@@ -119,6 +149,7 @@ class Front:
             body=body,
             media=media,
             form=form,
+            unheard=unheard,
             wait_for_model=given.get(b"x-wait-for-model", b"").lower() not in (b"0", b"false"),
             directives=_directives(scope, given),
             is_paced=given.get(b"x-replay", b"").lower() == b"paced",
@@ -164,8 +195,9 @@ def _headers(exchange: Exchange) -> Headers:
         pairs += found.headers()
     if scaled := exchange.scaled_images:
         pairs.append(("x-dragoman-scaled", f"{scaled} image{'s' if scaled > 1 else ''}"))
-    if exchange.ignored:
-        pairs.append(("x-dragoman-ignored", _names(exchange.ignored)))
+    pairs += exchange.told
+    if ignored := (*exchange.unheard, *exchange.ignored):
+        pairs.append(("x-dragoman-ignored", _names(ignored)))
     return encode_headers(pairs)
 
 

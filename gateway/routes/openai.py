@@ -10,7 +10,6 @@ from litestar import Request, Router, get
 from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.types import Scope
-from pydantic import TypeAdapter
 
 from adapters.base import Json, Media, Task
 from gateway.doorman import require_key
@@ -19,27 +18,29 @@ from gateway.exchange import Exchange
 from gateway.forms import Form, read_form
 from gateway.keyring import Keyring
 from gateway.keys import Caller
-from gateway.requests import CHAT, COMPLETION, parse_body
+from gateway.request_kinds import KINDS, Kind
+from gateway.requests import parse_body
 from gateway.requests_audio import parse_transcription, parse_translation
-from gateway.requests_embedding import EMBEDDING
-from gateway.requests_image import IMAGE
-from gateway.requests_speech import SPEECH
 from gateway.routes.front import Front
+from gateway.routes.responses import responses_router
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.target import Model
 from gateway.wire import read_json_body
 
 
 def openai_router(
-    front: Front, catalog: Catalog, keyring: Keyring, usage: HTTPRouteHandler
+    front: Front,
+    catalog: Catalog,
+    keyring: Keyring,
+    *others: HTTPRouteHandler | ASGIRouteHandler,
 ) -> Router:
-    """Return the router of `/v1`."""
+    """Return the router of `/v1`, which has `others` too."""
 
-    def json_route(path: str, task: Task, schema: TypeAdapter[Any]) -> ASGIRouteHandler:
+    def json_route(kind: Kind) -> ASGIRouteHandler:
         def parse(scope: Scope, data: bytes) -> Exchange:
-            return front.exchange(scope, task, parse_body(schema, data))
+            return front.exchange(scope, kind.task, parse_body(kind.schema, data))
 
-        return front.post(path, parse, read_json_body)
+        return front.post(kind.route.removeprefix(_ROOT), parse, read_json_body)
 
     def form_route(
         path: str, task: Task, parse_form: Callable[[Form], tuple[Json, Media]]
@@ -66,19 +67,16 @@ def openai_router(
         return _model(model)
 
     return Router(
-        "/v1",
+        _ROOT,
         guards=[require_key(keyring)],
         route_handlers=[
-            json_route("/chat/completions", Task.CHAT, CHAT),
-            json_route("/completions", Task.COMPLETION, COMPLETION),
-            json_route("/images/generations", Task.IMAGE, IMAGE),
-            json_route("/audio/speech", Task.SPEECH, SPEECH),
-            json_route("/embeddings", Task.EMBEDDING, EMBEDDING),
+            *map(json_route, KINDS.values()),
             form_route("/audio/transcriptions", Task.TRANSCRIPTION, parse_transcription),
             form_route("/audio/translations", Task.TRANSCRIPTION, parse_translation),
+            responses_router(front),
             list_models,
             show_model,
-            usage,
+            *others,
         ],
     )
 
@@ -98,4 +96,5 @@ def _model(model: Model) -> Json:
     }
 
 
+_ROOT = "/v1"
 _STARTED = int(time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from litestar.openapi.spec import (
@@ -16,15 +17,18 @@ from litestar.openapi.spec import (
 )
 from pydantic import TypeAdapter
 
+from gateway.request_kinds import KINDS
 from gateway.requests import CHAT, COMPLETION
 from gateway.requests_audio import TRANSCRIPTION, TRANSLATION
 from gateway.requests_embedding import EMBEDDING
 from gateway.requests_image import IMAGE
 from gateway.requests_speech import SPEECH
+from gateway.responses.request import RESPONSES
 
 _REF = "#/components/schemas/{model}"
 _ROUTES = (
     ("/v1/chat/completions", "CreateChatCompletion", "Answer a conversation", CHAT),
+    ("/v1/responses", "CreateResponse", "Answer what came so far, item by item", RESPONSES),
     ("/v1/completions", "CreateCompletion", "Continue a text", COMPLETION),
     ("/v1/images/generations", "CreateImage", "Make images of a text", IMAGE),
     ("/v1/audio/speech", "CreateSpeech", "Speak a text", SPEECH),
@@ -48,11 +52,18 @@ def describe_routes(document: OpenAPI) -> None:
     known.update(definitions.get("$defs", {}))
     for routes, media_type in ((_ROUTES, _JSON), (_FORMS, _FORM)):
         for path, operation_id, summary, _ in routes:
-            body = Reference(ref=str(schemas[path, "validation"]["$ref"]))
+            body = _reference(schemas[path, "validation"])
             operation = _operation(operation_id, summary, body, media_type=media_type)
             paths[path] = PathItem(post=operation)
             if media_type == _FORM:
                 _add_file(known[body.value])
+    any_body = Schema(any_of=[_reference(schemas[path, "validation"]) for path in KINDS])
+    explain = _operation("Explain", "Show what a request would become", any_body, media_type=_JSON)
+    paths["/v1/explain"] = PathItem(post=explain)
+
+
+def _reference(schema: Mapping[str, Any]) -> Reference:
+    return Reference(ref=str(schema["$ref"]))
 
 
 def _add_file(schema: dict[str, Any]) -> None:
@@ -60,7 +71,9 @@ def _add_file(schema: dict[str, Any]) -> None:
     schema["required"] = [*schema["required"], "file"]
 
 
-def _operation(operation_id: str, summary: str, body: Reference, *, media_type: str) -> Operation:
+def _operation(
+    operation_id: str, summary: str, body: Reference | Schema, *, media_type: str
+) -> Operation:
     json = OpenAPIMediaType(schema=Schema())
     return Operation(
         operation_id=operation_id,

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 from litestar import Request, get
 from litestar.handlers import HTTPRouteHandler
 
 from adapters.base import Json
-from gateway.allowances import NAMES, Allowance, allowances
+from gateway.allowances import NAMES, Allowance, allowances, in_units
 from gateway.errors import GatewayError
 from gateway.keys import Caller
-from gateway.limits import NANO_USD
 from gateway.quotas import Snapshot, Standing, look
 from gateway.store import Store, StoreError
 
@@ -68,32 +66,22 @@ def _used(standing: Standing) -> Json:
         "tokens_today": standing.tokens,
         "images_today": standing.images,
         "speech_characters_today": standing.characters,
-        "audio_seconds_today": standing.audio_ms / 1000,
-        "usd_this_month": _usd(standing.nano_usd),
+        "audio_seconds_today": in_units(standing.audio_ms, "audio_ms"),
+        "usd_this_month": in_units(standing.nano_usd, "nano_usd"),
     }
 
 
 def _limit(one: Allowance, snapshot: Snapshot) -> Json:
-    name, _, size = NAMES[one.cap]
+    name, _, _ = NAMES[one.cap]
     resets_at = datetime.fromtimestamp(snapshot.now_ms / 1000, UTC) + timedelta(
         seconds=one.reset_seconds
     )
     return {
         "scope": one.scope.partition(":")[0],
         "name": name,
-        "limit": _amount(one.limit, size),
-        "used": _amount(one.used, size),
-        "remaining": _amount(one.remaining, size),
+        "limit": in_units(one.limit, one.cap),
+        "used": in_units(one.used, one.cap),
+        "remaining": in_units(one.remaining, one.cap),
         "resets_at": resets_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "resets_in_seconds": round(one.reset_seconds, 3),
     }
-
-
-def _amount(value: int, size: int) -> int | float:
-    if size == NANO_USD:
-        return _usd(value)
-    return value if size == 1 else value / size
-
-
-def _usd(nano: int) -> float:
-    return float(Decimal(nano) / NANO_USD)

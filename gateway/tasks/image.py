@@ -87,13 +87,18 @@ class _CallPart:
     made_of: Recipe
     developing: Threads
 
+    @property
+    def calls(self) -> tuple[Call]:
+        """The only one."""
+        return (self.call,)
+
     def recipe(self) -> Recipe:
         """Return what the pictures depend on."""
         return self.made_of
 
     async def make(self) -> AsyncGenerator[Piece]:
         """Have them painted, and finish them. Raises UpstreamError."""
-        [answer] = await sending.fetch(self.errand, [self.call])
+        [answer] = await sending.fetch(self.errand, self.calls)
         # They are not decoded yet.
         yield Piece(sum(sniff(image["media"].data) is not None for image in answer["data"]))
         pictures = [await self._develop(image, answer) for image in answer.pop("data")]

@@ -11,7 +11,7 @@ from adapters.base import Call, Json, Plan, Request, Task
 from adapters.errors import ContextTooLong
 from adapters.parameters import most_tokens
 from gateway.amounts import Usage
-from gateway.answers import Head, finish_reason_of
+from gateway.answers import finish_reason_of
 from gateway.errors import BadRequest
 from gateway.exchange import Body, Exchange, Route
 from gateway.folding import fold
@@ -108,7 +108,7 @@ class TextJob:
                 answers = await self._read(tapes)
         finally:
             usage = await self.meter.settle()
-        body = Body(exchange.form.whole(self._head(), answers, usage))
+        body = Body(exchange.form.whole(exchange.head(self.route.model), answers, usage))
         exchange.finish = _finish_of(answers)
         return body
 
@@ -127,7 +127,8 @@ class TextJob:
     async def _stream(self, tapes: Sequence[Tape]) -> AnswerStream:
         """Return the frames, once every tape has brought its first piece."""
         exchange = self.exchange
-        encoder = exchange.form.encoder(self._head(), choices=self.choices, body=exchange.body)
+        head = exchange.head(self.route.model)
+        encoder = exchange.form.encoder(head, choices=self.choices, body=exchange.body)
         stream = AnswerStream(exchange, tapes, calls=self._calls, encoder=encoder, meter=self.meter)
         with exchange.waiting():
             await stream.open()
@@ -136,17 +137,6 @@ class TextJob:
     @property
     def _calls(self) -> list[Call]:
         return [part.call for part in self.parts]
-
-    def _head(self) -> Head:
-        """Return what all objects of the answer share."""
-        exchange = self.exchange
-        return Head(
-            task=exchange.task,
-            id=exchange.id.replace("-", ""),
-            created=exchange.created,
-            model=exchange.model,
-            fingerprint=self.route.model.fingerprint,
-        )
 
 
 async def _plan(errand: Errand) -> Plan:

@@ -81,6 +81,11 @@ class TextPart:
     choices: int
     recipes: Recipes
 
+    @property
+    def calls(self) -> tuple[Call]:
+        """The only one."""
+        return (self.call,)
+
     def recipe(self) -> Recipe:
         """Return what the answer depends on. Several images take as long as planning them does."""
         return self.recipes.of(self.at)
@@ -104,7 +109,7 @@ class TextPart:
         return not are_called or all(map(_can_all_be_called, fold(pieces)["choices"]))
 
     async def _streamed(self) -> AsyncGenerator[Piece]:
-        [source] = await sending.stream(self.errand, (self.call,))
+        [source] = await sending.stream(self.errand, self.calls)
         ids = CallIds()
         try:
             if source.whole is not None:
@@ -121,7 +126,7 @@ class TextPart:
             await source.aclose()
 
     async def _whole(self) -> AsyncGenerator[Piece]:
-        [answer] = await sending.fetch(self.errand, (self.call,))
+        [answer] = await sending.fetch(self.errand, self.calls)
         yield Piece([None, complete_whole(answer)], is_last=True)
 
 

@@ -129,8 +129,7 @@ class Attempts:
 
     def _able(self, model: Model) -> Sequence[Target]:
         """Return the targets that know such requests."""
-        task = self._exchange.task
-        return [target for target in model.targets if task in target.upstream.dialect]
+        return [one for one in model.targets if self._exchange.can_go_to(one.upstream)]
 
     def _route(self, model: Model, target: Target) -> Route:
         """Go there. It is waited for while it loads, unless something else can be tried."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from hashlib import sha256
 from types import MappingProxyType
+from urllib.parse import urljoin
 
 import httpx
 
@@ -18,6 +20,7 @@ from gateway.config_catalog import Model as ModelSettings
 from gateway.config_catalog import Price as PriceSettings
 from gateway.config_catalog import Upstream as UpstreamSettings
 from gateway.prices import Price, nano
+from gateway.upstreams.coldstart import ColdStart, Watches, alone
 from gateway.upstreams.gate import Gate
 from gateway.upstreams.retry_budget import RetryBudget
 from gateway.upstreams.target import Model, Target, Upstream
@@ -26,29 +29,39 @@ from gateway.voices import Voices
 _HEALTH_PATHS = MappingProxyType({"tgi": "/health", "tei": "/health"})
 """What a dialect's servers tell their health at, where it is always the same."""
 
+_OF_HEALTH = Timeouts(connect_seconds=2, first_byte_seconds=2, total_seconds=2)
+
 
 def build_upstream(
-    settings: UpstreamSettings, transport: httpx.AsyncBaseTransport, *, workers: int
+    settings: UpstreamSettings,
+    transport: httpx.AsyncBaseTransport,
+    *,
+    workers: int,
+    watches: Watches = alone,
+    scheme: str | None = None,
 ) -> Upstream:
     """Return the upstream, whose calls are limited for all `workers` together.
 
-    Raises ConfigError when its credential is not there.
+    `watches`: how these let each other know of models that are loading. `scheme`: how it is shown
+    its credential, if not as its dialect's servers are. Raises ConfigError when that is not there.
     """
-    key = settings.api_key()
-    scheme = AUTH_SCHEMES.get(settings.dialect, "Bearer")
+    key, url = settings.api_key(), _base_url(settings)
+    scheme = scheme or AUTH_SCHEMES.get(settings.dialect, "Bearer")
     total = settings.timeout_seconds
+    server_at = partial(
+        Server,
+        settings.name,
+        transport=transport,
+        headers={"authorization": f"{scheme} {key}"} if key else {},
+    )
+    timeouts = Timeouts(
+        connect_seconds=settings.connect_timeout_seconds,
+        first_byte_seconds=settings.first_byte_timeout_seconds or total,
+        total_seconds=total,
+    )
     try:
-        server = Server(
-            settings.name,
-            _base_url(settings),
-            transport=transport,
-            headers={"authorization": f"{scheme} {key}"} if key else {},
-            timeouts=Timeouts(
-                connect_seconds=settings.connect_timeout_seconds,
-                first_byte_seconds=settings.first_byte_timeout_seconds or total,
-                total_seconds=total,
-            ),
-        )
+        server = server_at(url, timeouts=timeouts)
+        root = server_at(urljoin(url, "/"), timeouts=_OF_HEALTH)
     except ValueError as exc:
         raise ConfigError(f"upstreams: {exc}") from None
     limit = settings.max_concurrency
@@ -65,10 +78,17 @@ def build_upstream(
             queue_size=settings.queue_size,
             queue_seconds=settings.queue_seconds,
         ),
-        health_path=settings.health_path or _HEALTH_PATHS.get(settings.dialect),
+        health_path=settings.health_path or _health_path(settings),
         health_interval_seconds=settings.health_interval_seconds,
         is_cold_by_status=settings.sleeps,
+        cold_start=lambda model: ColdStart(watches(f"{url} {model}"), is_held=settings.sleeps),
+        root=root,
     )
+
+
+def _health_path(settings: UpstreamSettings) -> str | None:
+    """A server that sleeps would be woken by being asked how it is."""
+    return None if settings.sleeps else _HEALTH_PATHS.get(settings.dialect)
 
 
 def _base_url(settings: UpstreamSettings) -> str:
@@ -102,6 +122,7 @@ def build_model(
         retries=RetryBudget(gateway.retries.share),
         cache_ttl_seconds=cache.ttl_seconds if ttl_seconds is None else ttl_seconds,
         max_tokens_default=settings.max_tokens_default,
+        context_length=settings.context_length,
         defaults=settings.defaults.model_dump(exclude_none=True),
         vision=settings.vision,
         image_placeholder=settings.image_placeholder,

@@ -11,42 +11,66 @@ from gateway.config import Settings
 from gateway.errors import model_not_found
 from gateway.keys import Caller
 from gateway.upstreams.building import build_model, build_upstream
+from gateway.upstreams.coldstart import Watches, alone
+from gateway.upstreams.hub import HubModels
+from gateway.upstreams.providers import served_as
 from gateway.upstreams.target import Model
-
-_SERVED_AS = {Task.COMPLETION: Task.CHAT}
 
 
 class Catalog:
     """Names to models. Raises ConfigError when an upstream's credential is not there."""
 
-    def __init__(self, settings: Settings, transport: httpx.AsyncBaseTransport) -> None:
+    def __init__(
+        self, settings: Settings, transport: httpx.AsyncBaseTransport, *, watches: Watches = alone
+    ) -> None:
+        """`watches`: how workers let each other know of models that are loading."""
         upstreams = {
-            one.name: build_upstream(one, transport, workers=settings.all_workers)
+            one.name: build_upstream(one, transport, workers=settings.all_workers, watches=watches)
             for one in settings.upstreams
         }
         self.models = tuple(build_model(one, upstreams, settings) for one in settings.models)
+        self.hub = HubModels(settings, transport, watches=watches) if settings.hub.enabled else None
         self._by_name = {
             name: model for model in self.models for name in (model.id, *model.aliases)
         }
 
     async def resolve(self, name: str, caller: Caller, *, task: Task) -> Model:
-        """Return the model that `caller` means by `name`.
+        """Return the model that `caller` means by `name`. Raises as `look_up`.
+
+        One that serves another task is not found either.
+        """
+        model = await self.look_up(name, caller)
+        if model.task != served_as(task):
+            raise model_not_found(name)
+        return model
+
+    async def look_up(self, name: str, caller: Caller) -> Model:
+        """Return the model that `caller` means by `name`, whatever its task.
 
         Raises BadRequest (404 `model_not_found`) for a name that is unknown or not allowed:
-        the two must look alike; and for one that serves another task.
+        the two must look alike. Raises GatewayError for a model of the Hub that is there but
+        cannot be used, and when the Hub cannot be asked.
         """
-        model = self.find(name, caller)
-        if model is None or model.task != _SERVED_AS.get(task, task):
+        if self.hub and name not in self._by_name:
+            model = await self.hub.find(name, caller)
+        else:
+            model = self.find(name, caller)
+        if model is None:
             raise model_not_found(name)
         return model
 
     def find(self, name: str, caller: Caller) -> Model | None:
-        """Return the model that `caller` means by `name`, None if there is none for it."""
+        """Return the model that `caller` means by `name`, None if there is none for it.
+
+        A model of the Hub is found once it was asked for.
+        """
         model = self._by_name.get(name)
+        if model is None and self.hub:
+            return self.hub.known(name, caller)
         return model if model is not None and _may_use(caller, model) else None
 
     def visible_to(self, caller: Caller) -> Iterator[Model]:
-        """Yield the models that `caller` may use."""
+        """Yield the configured models that `caller` may use: of the Hub's there are too many."""
         return (model for model in self.models if _may_use(caller, model))
 
 

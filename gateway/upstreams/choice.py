@@ -15,10 +15,10 @@ def choose(targets: Sequence[Target], task: Task, *, but: Collection[Target] = (
     """Return the fittest target that is none of `but`, None if no other is worth a try.
 
     Targets of a later priority are taken when none of the earlier ones is fit, one whose model
-    is loading when no other's is ready.
+    is loading when no other's is ready, or when it should be by now.
     """
     fit = [one for one in _by_priority(targets) if one not in but and one.may_be_asked(task)]
-    ready = [one for one in fit if not one.cold_start.loading]
+    ready = [one for one in fit if one.cold_start.may_be_asked]
     for candidates in (ready, fit):
         for _, tier in groupby(candidates, attrgetter("priority")):
             return less_busy(list(tier))

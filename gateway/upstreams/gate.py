@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from asyncio import Future
 from collections import Counter, deque
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from functools import partial
 from adapters.errors import Overloaded
 
 _RETRY_SECONDS = 1.0
+_RIVAL_SECONDS = 1.0  # for so long another sender is expected back
 
 _Place = tuple[Future[None], int]  # a call that waits, and the round in which it is its turn
 
@@ -24,7 +27,8 @@ class Gate:
 
     The others wait for at most `queue_seconds`. Next is a call of whoever has the fewest under
     way; among those they take turns, as in start-time fair queueing: a key with a thousand calls
-    gets its share and no more. When `queue_size` calls wait, the longest queue loses its newest.
+    gets its share and no more. While several ask, none gets all places: the next to come finds
+    one free. When `queue_size` calls wait, the longest queue loses its newest.
     """
 
     def __init__(
@@ -34,11 +38,14 @@ class Gate:
         limit: int | None,
         queue_size: int = 1000,
         queue_seconds: float = 10,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._limit = limit
         self._queue_size = queue_size
         self._queue_seconds = queue_seconds
+        self._clock = clock
+        self._newest = self._before = ("", -math.inf)  # the last two different senders, and when
         self._under_way: Counter[str] = Counter()
         self._queues: dict[str, deque[_Place]] = {}
         self._round = 0  # of the last call whose turn has come
@@ -52,11 +59,27 @@ class Gate:
         """
         if self._limit is None:
             return _nothing
-        if self.under_way >= self._limit:
-            await self._wait(sender)
-        else:
+        self._note(sender)
+        self._admit()
+        if self._has_room(sender):
             self._begin(sender)
+        else:
+            await self._wait(sender)
         return partial(self._end, sender)
+
+    def _note(self, sender: str) -> None:
+        if sender != self._newest[0]:
+            self._before = self._newest
+        self._newest = sender, self._clock()
+
+    def _has_room(self, sender: str) -> bool:
+        """Tell whether there is a place for another call of `sender`."""
+        assert self._limit is not None  # noqa: S101 (else nobody asks)
+        free = self._limit - self.under_way
+        if free != 1 or not 0 < self._under_way[sender] == self.under_way:
+            return free > 0
+        other = self._before if sender == self._newest[0] else self._newest
+        return self._clock() - other[1] > _RIVAL_SECONDS
 
     async def _wait(self, sender: str) -> None:
         """Return when it is the turn of `sender`, which has begun then. Raises Crowded."""
@@ -83,15 +106,21 @@ class Gate:
         self.under_way += 1
 
     def _end(self, sender: str) -> None:
-        """End a call of `sender`, and begin the next that waits."""
+        """End a call of `sender`."""
         self.under_way -= 1
         self._under_way[sender] -= 1
         if not self._under_way[sender]:
             del self._under_way[sender]
-        if self._queues:
+        self._admit()
+
+    def _admit(self) -> None:
+        """Begin those who wait and for whom there is room."""
+        while self._queues:
             follower = min(
                 self._queues, key=lambda key: (self._under_way[key], self._queues[key][0][1])
             )
+            if not self._has_room(follower):
+                break
             turn, self._round = place = self._queues[follower][0]
             self._forget(follower, place)
             self._begin(follower)

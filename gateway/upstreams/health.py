@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import Literal
 
 from adapters.errors import (
     Failed,
@@ -32,6 +33,7 @@ class Health:
 
     It rests after three failures on end, for two seconds and twice as long each time up to a
     minute, give or take a fifth. Then one request is let through: if it is answered, all are.
+    `is_down`: the server's own health page says so, or does not answer.
     """
 
     def __init__(
@@ -41,7 +43,8 @@ class Health:
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.reachable: bool | None = None  # None: not asked yet
-        self.is_probed = False  # by a request under way, or by whoever asks for its health
+        self.is_probed = False  # by a request under way
+        self.is_down = False
         self._clock = clock
         self._jitter = jitter
         self._failures = 0
@@ -55,15 +58,22 @@ class Health:
         return self._rests > 0
 
     @property
-    def may_be_asked(self) -> bool:
-        """Whether a request should go there, the one that tries it out included.
+    def hindrance(self) -> Literal["busy", "resting"] | None:
+        """Why no request should go there, None if one should, the one that tries it out included.
 
-        Not before the time is over that it has asked for by `retry-after`.
+        It is busy for as long as it has asked for by `retry-after`.
         """
         now = self._clock()
         if now < self._busy_until:
-            return False
-        return not self._rests or (not self.is_probed and now >= self._rests_until)
+            return "busy"
+        if self.is_down or (self._rests and (self.is_probed or now < self._rests_until)):
+            return "resting"
+        return None
+
+    @property
+    def may_be_asked(self) -> bool:
+        """Whether a request should go there."""
+        return self.hindrance is None
 
     def begin(self) -> None:
         """Note that it is asked."""
@@ -76,6 +86,7 @@ class Health:
     def succeed(self) -> None:
         """Note an answer."""
         self.reachable = True
+        self.is_down = False
         if self._failures or self._rests:
             self._failures = self._rests = 0
 
@@ -91,6 +102,18 @@ class Health:
             self._failures += 1
             if self._rests or self._failures >= _MOST_FAILURES:
                 self._rest()
+
+    def hear(self, *, is_up: bool) -> None:
+        """Note what the server's health page tells.
+
+        A server that was down and is up again need not rest any longer: the next request tries
+        it out. One that fails though it was up all along rests as long as it would without.
+        """
+        if is_up and self.is_down:
+            self._rests_until = self._clock()
+        if self.is_down == is_up:
+            self.reachable = is_up
+        self.is_down = not is_up
 
     def _rest(self) -> None:
         if self._clock() < self._rests_until:

@@ -11,14 +11,17 @@ import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from http import HTTPStatus
 from typing import TypeVar, cast
 
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, StreamTranslator
-from adapters.errors import UpstreamError
+from adapters.errors import Rejected, UpstreamError
 from adapters.http import Reply
+from adapters.native import unused_parameters, without_parameters
 from gateway.upstreams.errand import Errand
 
+_SUCCESS = (HTTPStatus.OK, HTTPStatus.CREATED)  # that of a thing made to be waited for
 _PAST_CACHES = {"x-use-cache": "0"}  # the native API's own switch
 _LONGEST_ERROR_BYTES = 64 * 1024
 LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
@@ -109,6 +112,37 @@ async def stream(errand: Errand, calls: Sequence[Call]) -> list[Source]:
     return await _each(calls, partial(_source, errand), errand)
 
 
+async def raw(
+    errand: Errand,
+    call: Call,
+    read: Callable[[Reply], Awaitable[T]],
+    *,
+    is_path_given: bool = False,
+) -> T:
+    """Return what `read` makes of the reply to `call`: its translator is not asked.
+
+    `is_path_given`: a part of the path is the client's, so that a 404 is no word about the model,
+    which would be believed for a while. The reply is closed if `read` fails, else by whoever gets
+    the result. Raises UpstreamError.
+    """
+
+    async def send(call: Call) -> T:
+        try:
+            reply = await open_reply(errand, call)
+        except ModelMissing as exc:
+            if is_path_given:
+                raise Rejected(exc.message, status=exc.status) from None
+            raise
+        try:
+            return await read(reply)
+        except BaseException:
+            await reply.aclose()
+            raise
+
+    [made] = await _each((call,), send, errand)
+    return made
+
+
 async def _each(
     calls: Sequence[Call], send: Callable[[Call], Awaitable[T]], errand: Errand
 ) -> list[T]:
@@ -141,13 +175,14 @@ async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
 
 
 async def _answer(errand: Errand, call: Call) -> Json:
-    reply = await open_reply(errand, call)
+    reply = await _open_accepted(errand, call)
     body = await reply.read(LONGEST_ANSWER_BYTES)
-    return errand.translator.answer(errand.request, call, headers=reply.headers, body=body)
+    answer = errand.translator.answer(errand.request, call, headers=reply.headers, body=body)
+    return await errand.target.upstream.results.fetched(answer)
 
 
 async def _source(errand: Errand, call: Call) -> Source:
-    reply = await open_reply(errand, call)
+    reply = await _open_accepted(errand, call)
     request, translator = errand.request, cast("StreamTranslator", errand.translator)
     decoder = translator.decoder(request, call)
     try:
@@ -163,13 +198,30 @@ async def _source(errand: Errand, call: Call) -> Source:
     return source
 
 
+async def _open_accepted(errand: Errand, call: Call) -> Reply:
+    """Open the reply, asked again without the parameters that the server refuses to be given.
+
+    Which they are is remembered, so that the next request does without them at once.
+    """
+    target = errand.target
+    known = target.unused_parameters
+    try:
+        return await open_reply(errand, without_parameters(call, known))
+    except Rejected as exc:
+        refused = unused_parameters(exc.message)
+        if refused <= known:
+            raise
+    target.unused_parameters |= refused
+    return await open_reply(errand, without_parameters(call, target.unused_parameters))
+
+
 async def open_reply(errand: Errand, call: Call) -> Reply:
-    """Return the reply of status 200, once it is the call's turn. Raises UpstreamError for others.
+    """Return the reply of success, once it is the call's turn. Raises UpstreamError for others.
 
     The reply holds its place at the upstream until it is closed.
     """
     target, upstream = errand.target, errand.target.upstream
-    headers = _headers(errand)
+    headers = headers_of(errand)
     leave = await upstream.gate.enter(errand.sender)
     target.outstanding += 1
     target.health.begin()
@@ -185,19 +237,27 @@ async def open_reply(errand: Errand, call: Call) -> Reply:
         end()
         raise
     reply.on_close = end
-    if reply.status == 200:
+    if reply.status in _SUCCESS:
         return reply
     body = await reply.read(_LONGEST_ERROR_BYTES)
     raise refusals.from_response(
-        reply.status, reply.headers, body, is_cold_by_status=upstream.is_cold_by_status
+        reply.status,
+        reply.headers,
+        body,
+        is_cold_by_status=upstream.is_cold_by_status,
+        is_gated=target.is_gated,
     )
 
 
-def _headers(errand: Errand) -> Mapping[str, str] | None:
-    """Return what goes with the call, besides what its dialect says."""
+def headers_of(errand: Errand) -> Mapping[str, str]:
+    """Return what goes with the call, besides what its dialect says.
+
+    Only who asks for all after a model that is starting is held by the proxy until it has: it is
+    known then that it starts, and the others do not each keep a connection there.
+    """
     headers = {} if errand.request.use_cache else dict(_PAST_CACHES)
     upstream = errand.target.upstream
-    if upstream.is_cold_by_status and errand.waits:
+    if upstream.is_cold_by_status and errand.waits and errand.target.cold_start.loading:
         headers["x-scale-up-timeout"] = str(math.ceil(upstream.load_wait_seconds))
     return headers
 

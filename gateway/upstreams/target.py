@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -12,11 +13,13 @@ from adapters.base import Dialect, Task
 from adapters.dialects import DIALECTS
 from adapters.errors import Misconfigured, ModelMissing, UpstreamError
 from adapters.http import Upstream as Server
+from adapters.native_calls import NATIVE
 from gateway.config_catalog import Embedding
 from gateway.prices import Price
 from gateway.upstreams.coldstart import ColdStart
 from gateway.upstreams.gate import Crowded, Gate
 from gateway.upstreams.health import Health
+from gateway.upstreams.results import Results
 from gateway.upstreams.retry_budget import RetryBudget
 from gateway.voices import Voices
 
@@ -35,11 +38,19 @@ class Upstream:
     health_path: str | None = None
     health_interval_seconds: float | None = None
     is_cold_by_status: bool = False  # 502 and 503 mean that it is starting
+    cold_start: Callable[[str], ColdStart] = lambda _: ColdStart()  # of a model
+    root: Server | None = None  # where it is asked for its health
+    results: Results = field(default_factory=Results)
 
     @property
     def dialect(self) -> Dialect:
         """The wire format."""
         return DIALECTS[self.dialect_name]
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it takes requests of the native API as they come."""
+        return self.dialect_name in NATIVE
 
     @property
     def renders(self) -> bool:
@@ -65,10 +76,15 @@ class Target:
     weight: float = 1
     priority: int = 0
     refusal_seconds: float = 0
-    cold_start: ColdStart = field(default_factory=ColdStart)
+    is_gated: bool = False  # behind a licence, which the gateway's account may not have accepted
+    cold_start: ColdStart = field(init=False)
     health: Health = field(default_factory=Health)
     outstanding: int = 0
+    unused_parameters: frozenset[str] = frozenset()  # that its server refuses and can do without
     _refusals: dict[Task, tuple[UpstreamError, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.cold_start = self.upstream.cold_start(self.model)
 
     def note(self, task: Task, error: UpstreamError | None) -> None:
         """Remember what an answer, or the lack of one, tells about this target."""
@@ -122,6 +138,7 @@ class Model:
     retries: RetryBudget = field(default_factory=RetryBudget)
     cache_ttl_seconds: int
     max_tokens_default: int
+    context_length: int | None = None
     defaults: dict[str, Any]
     fingerprint: str
     vision: bool = False

@@ -12,14 +12,16 @@ from tests.gateway_fixture import Gateway
 
 
 @asynccontextmanager
-async def sent(gateway: Gateway, body: dict[str, Any]) -> AsyncIterator[asyncio.StreamReader]:
-    """Send a chat over a connection of its own, which ends with the block."""
+async def sent(
+    gateway: Gateway, body: dict[str, Any], *, path: str = "/v1/chat/completions"
+) -> AsyncIterator[asyncio.StreamReader]:
+    """Send a request over a connection of its own, which ends with the block."""
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     data = json.dumps(body).encode()
     writer.write(
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\n"
+        b"POST %b HTTP/1.1\r\nhost: gateway\r\n"
         b"authorization: Bearer %b\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%b" % (gateway.key.encode(), len(data), data)
+        b"content-length: %d\r\n\r\n%b" % (path.encode(), gateway.key.encode(), len(data), data)
     )
     try:
         yield reader

@@ -104,6 +104,7 @@ def test_every_dragoman_command_runs(command: str, served: Served, tmp_path: Pat
         [DRAGOMAN, "keys", "list", "--json"], capture_output=True, env=environment, check=True
     )
     newest = json.loads(listed.stdout)[-1]["id"]
+    (tmp_path / "request.json").write_text(blocks("json")[0])
 
     done = subprocess.run(
         command.replace("Ab3dEf9h", newest),
@@ -117,6 +118,20 @@ def test_every_dragoman_command_runs(command: str, served: Served, tmp_path: Pat
 
     assert done.returncode == 0, done.stderr
     assert done.stdout or [file for file in tmp_path.iterdir() if file.stat().st_size]
+
+
+def test_explain_shows_what_the_readme_does(tmp_path: Path) -> None:
+    shown = README.split("$ dragoman explain < request.json\n")[1].split("…\n")[0]
+
+    done = subprocess.run(
+        [DRAGOMAN, "explain", "--data-dir", tmp_path],
+        input=blocks("json")[0],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.startswith(shown)
 
 
 @pytest.mark.parametrize(

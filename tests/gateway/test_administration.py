@@ -123,6 +123,18 @@ def test_a_glob_must_match_an_id_or_an_alias(glob: str, matches: bool) -> None:
             check("models", [glob])
 
 
+@pytest.mark.parametrize("glob", ["meta-llama/*", "org/llm:groq", "*/*"])
+def test_a_glob_may_be_of_the_hubs_models_where_they_are_there(glob: str) -> None:
+    check = check_globs(model_names(settings().models), with_hub=True)
+    assert check("models", [glob]) == (glob,)
+
+
+@pytest.mark.parametrize("glob", ["gpt-4o", "org/" + "a" * 500])
+def test_beside_the_hubs_models_a_glob_must_still_match_something(glob: str) -> None:
+    with pytest.raises(InvalidField):
+        check_globs(model_names(settings().models), with_hub=True)("models", [glob])
+
+
 def test_of_many_models_some_are_named() -> None:
     with pytest.raises(InvalidField) as caught:
         check_globs([f"m{number}" for number in range(1000)])("models", ["x"])

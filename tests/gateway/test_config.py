@@ -209,3 +209,37 @@ def test_the_local_models_are_there_when_nothing_is_configured() -> None:
 def test_the_local_models_are_not_there_beside_an_upstream(tmp_path: Path) -> None:
     settings = load_text(tmp_path, UPSTREAM)
     assert with_local_upstream(settings, "http://127.0.0.1:1") is settings
+
+
+def test_the_hubs_models_are_beside_the_local_ones_if_its_token_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert not with_local_upstream(load(None), "http://127.0.0.1:1").hub.enabled
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert with_local_upstream(load(None), "http://127.0.0.1:1").hub.enabled
+
+
+def test_the_hubs_models_are_not_beside_others_unless_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert not load_text(tmp_path, UPSTREAM).hub.enabled
+    assert load_text(tmp_path, f"[hub]\nenabled = true\n{UPSTREAM}").hub.enabled
+
+
+def test_the_hub_can_be_forbidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    settings = load_text(tmp_path, "[hub]\nenabled = false")
+    assert with_local_upstream(settings, "http://127.0.0.1:1").hub.enabled is False
+
+
+def test_the_hub_is_where_its_own_clients_look_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    assert load(None).hub.address == "https://huggingface.co"
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
+    assert load(None).hub.address == "https://mirror.example"
+    settings = load_text(tmp_path, '[hub]\nurl = "https://h.example"')
+    assert settings.hub.address == "https://h.example"

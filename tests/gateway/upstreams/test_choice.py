@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
@@ -7,13 +8,14 @@ import httpx
 import pytest
 
 from adapters.base import Task
-from adapters.errors import Failed, ModelMissing
+from adapters.errors import Failed, ModelLoading, ModelMissing
 from gateway.config import Settings
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.choice import choose, least_unfit, less_busy
 from gateway.upstreams.retry_budget import RetryBudget
 from gateway.upstreams.target import Target
 from tests.gateway.fake_book import Clock
+from tests.patience import PATIENCE_SECONDS
 
 
 def targets(*options: dict[str, Any]) -> tuple[Target, ...]:
@@ -85,12 +87,33 @@ def test_a_later_priority_is_for_when_none_of_the_earlier_is_fit() -> None:
     assert share(ts, ts[0]) == 1
 
 
-def test_one_that_loads_is_for_when_no_other_is_ready_whatever_its_priority() -> None:
+async def load(target: Target, seconds: float) -> None:
+    """Let the target say that it will have loaded in so many seconds."""
+
+    async def refuse() -> None:
+        raise ModelLoading("loading", status=503, retry_after_seconds=seconds)
+
+    with pytest.raises(ModelLoading):
+        await target.cold_start.when_loaded(refuse, wait_seconds=0)
+
+
+@pytest.mark.anyio
+async def test_one_that_loads_is_for_when_no_other_is_ready_whatever_its_priority() -> None:
     ts = targets({}, {"priority": 5})
-    ts[0].cold_start.loading = True
+    await load(ts[0], 20)
     assert share(ts, ts[1]) == 1
     exhaust(ts[1])
     assert share(ts, ts[0]) == 1
+
+
+@pytest.mark.anyio
+async def test_one_that_should_have_loaded_by_now_is_tried_again() -> None:
+    ts = targets({}, {"priority": 5})
+    await load(ts[0], 0.1)
+    assert share(ts, ts[1]) == 1
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while choose(ts, Task.CHAT) is ts[1]:  # noqa: ASYNC110 (a clock tells nobody)
+            await asyncio.sleep(0.01)
 
 
 def test_one_without_the_model_is_passed_over_for_that_task_alone() -> None:

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from gateway.upstreams.gate import Crowded, Gate
+from tests.gateway.fake_book import Clock
 from tests.patience import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -101,6 +102,29 @@ async def test_next_is_whoever_has_the_fewest_under_way() -> None:
     assert turns == ["b", "c", "a"]  # which has none now
     for one in calls:
         one.cancel()
+
+
+async def test_while_others_ask_too_nobody_gets_all_places() -> None:
+    clock = Clock()
+    narrow = Gate("hf", limit=3, queue_seconds=PATIENCE_SECONDS, clock=clock)
+    (await narrow.enter("b"))()
+    holds = [await narrow.enter("a") for _ in range(2)]
+    third = asyncio.create_task(narrow.enter("a"))
+    await settle()
+    assert (narrow.under_way, third.done()) == (2, False)
+
+    leave = await asyncio.wait_for(narrow.enter("b"), PATIENCE_SECONDS)
+    leave()
+    assert not third.done()
+
+    clock.seconds += 1.1  # nobody else comes any more
+    holds[0]()
+    await settle()
+    assert (narrow.under_way, third.done()) == (2, True)
+    fourth = await narrow.enter("a")
+    assert narrow.under_way == 3
+    for one in (fourth, holds[1], third.result()):
+        one()
 
 
 async def test_whoever_waits_too_long_is_turned_away() -> None:

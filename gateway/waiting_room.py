@@ -1,0 +1,66 @@
+"""Clients that come back before the time that they were told: held until it is over, not fed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from http import HTTPStatus
+
+from gateway.errors import GatewayError
+
+
+class WaitingRoom:
+    """Holds requests of a key for a model within the `retry-after` of its last 503 there.
+
+    huggingface.js repeats a 503 at once and without end, huggingface_hub 0.23 to 0.28 every
+    second. A request is held for `longest_seconds` at most, has nothing reserved meanwhile, and
+    then goes its normal way; of one key no more than `most_held` are held, any others go on at
+    once. What is remembered is this worker's own, of the last `most_known` keys and models:
+    clients that hurry so keep their connections, and with them their worker.
+    """
+
+    def __init__(
+        self,
+        *,
+        longest_seconds: float = 10.0,
+        most_held: int = 100,
+        most_known: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._longest_seconds = longest_seconds
+        self._most_held = most_held
+        self._most_known = most_known
+        self._clock = clock
+        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._held: Counter[str] = Counter()
+
+    async def enter(self, key_id: str, model: str) -> None:
+        """Return when the request may go on: at once, but for those that come too early."""
+        until = self._until.get((key_id, model)) if self._until else None
+        if until is None or self._held[key_id] >= self._most_held:
+            return
+        seconds = min(until - self._clock(), self._longest_seconds)
+        if seconds <= 0:
+            return
+        self._held[key_id] += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._held[key_id] -= 1
+            if not self._held[key_id]:
+                del self._held[key_id]
+
+    def note(self, key_id: str, model: str, error: GatewayError | None) -> None:
+        """Remember until when the client is to stay away; an answer ends that."""
+        if error is None:
+            if self._until:
+                self._until.pop((key_id, model), None)
+            return
+        seconds = error.headers.get("retry-after", "")
+        if error.status == HTTPStatus.SERVICE_UNAVAILABLE and seconds.isdecimal():
+            self._until[key_id, model] = self._clock() + int(seconds)
+            self._until.move_to_end((key_id, model))
+            if len(self._until) > self._most_known:
+                self._until.popitem(last=False)

@@ -1,0 +1,153 @@
+"""Several targets, fallbacks, and what becomes of the requests when one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.keys import parse
+from tests.acceptance.recordings import recording
+from tests.acceptance.upstreams.conftest import completion, record_of
+from tests.acceptance.upstreams.mortal import Mortal
+
+pytestmark = pytest.mark.anyio
+
+REQUESTS, AT_ONCE = 200, 40
+OVERLOADED = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
+FAILED = b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"
+ANSWER = recording("native/plain.answer").whole()
+
+
+def too_many(seconds: int) -> bytes:
+    return b"HTTP/1.1 429 Slow\r\nretry-after: %d\r\ncontent-length: 0\r\n\r\n" % seconds
+
+
+def model(*upstreams: str, **options: Any) -> dict[str, Any]:
+    """Return a model whose targets are at `upstreams`."""
+    return {"id": "m", "targets": [{"upstream": name} for name in upstreams], **options}
+
+
+async def load(client: httpx.AsyncClient, *, stream: bool, on_half: Any) -> list[httpx.Response]:
+    """Send all requests, some at once; call `on_half` when half of them are answered."""
+    replies: list[httpx.Response] = []
+    room = asyncio.Semaphore(AT_ONCE)
+
+    async def one() -> None:
+        async with room:
+            replies.append(await client.post("/completions", json=completion("m", stream=stream)))
+        if len(replies) == REQUESTS // 2:
+            on_half()
+
+    await asyncio.gather(*(one() for _ in range(REQUESTS)))
+    return replies
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_of_two_targets_one_is_killed_under_load_and_nobody_notices(start, stream: bool):
+    """Nothing of an answer is sent at once with its head, so none had begun."""
+    with Mortal(seconds=0.05) as doomed, Mortal(seconds=0.05) as other:
+        gateway = await start(
+            {"a": {"base_url": doomed.url}, "b": {"base_url": other.url}}, [model("a", "b")]
+        )
+        async with gateway.client(await gateway.new_key()) as client:
+            replies = await load(client, stream=stream, on_half=doomed.kill)
+            assert Counter(reply.status_code for reply in replies) == {200: REQUESTS}
+            assert all("Hello" in reply.text and "error" not in reply.text for reply in replies)
+            names = Counter(reply.headers["x-dragoman-upstream"] for reply in replies)
+            assert min(names.values()) >= 20
+
+            records = await gateway.records(REQUESTS)
+            assert Counter(record["status"] for record in records) == {"ok": REQUESTS}
+            assert sum(record["retries"] for record in records) <= AT_ONCE + 3
+
+            doomed.start()
+            await gateway.until(lambda: asked(client), lambda name: name == "a")
+
+
+async def asked(client: httpx.AsyncClient) -> str:
+    """Return which upstream answers a request."""
+    reply = await client.post("/completions", json=completion("m"))
+    assert reply.status_code == 200
+    return reply.headers["x-dragoman-upstream"]
+
+
+async def test_an_outage_of_all_targets_is_not_multiplied(start, first, second):
+    first.play(FAILED)
+    second.play(FAILED)
+    gateway = await start(
+        {"a": {"base_url": first.url}, "b": {"base_url": second.url}}, [model("a", "b")]
+    )
+    async with gateway.client(await gateway.new_key()) as client:
+        for _ in range(100):
+            reply = await client.post("/completions", json=completion("m"))
+            assert reply.status_code == 502
+    assert len(first.visits) + len(second.visits) <= 106
+
+
+async def test_a_target_that_asks_for_time_is_given_it(start, first, second):
+    first.play(too_many(30))
+    targets = [{"upstream": "a"}, {"upstream": "b", "priority": 1}]
+    gateway = await start(
+        {"a": {"base_url": first.url}, "b": {"base_url": second.url}},
+        [{"id": "m", "targets": targets}],
+    )
+    async with gateway.client(await gateway.new_key()) as client:
+        assert [await asked(client) for _ in range(5)] == ["b"] * 5
+    assert len(first.visits) == 1
+
+
+async def test_another_model_stands_in_when_no_target_can_answer(start, first, second):
+    first.play(OVERLOADED)
+    models = [
+        model("a", fallbacks=["spare"]),
+        {"id": "spare", "targets": [{"upstream": "b"}], "price": {"output_usd_per_million": 7.0}},
+    ]
+    gateway = await start({"a": {"base_url": first.url}, "b": {"base_url": second.url}}, models)
+    async with gateway.client(await gateway.new_key()) as client:
+        reply = await client.post("/completions", json=completion("m"))
+    assert reply.status_code == 200
+    assert reply.json()["model"] == "m"
+    assert reply.headers["x-dragoman-model"] == "spare"
+    record = await record_of(gateway, reply)
+    assert (record.model, record.upstream, record.retries) == ("spare", "b", 1)
+    assert record.nano_usd == record.output_tokens * 7_000
+
+
+async def test_a_key_is_not_served_by_a_model_that_it_may_not_use(start, first, second):
+    first.play(OVERLOADED)
+    models = [model("a", fallbacks=["spare"]), {"id": "spare", "targets": [{"upstream": "b"}]}]
+    gateway = await start({"a": {"base_url": first.url}, "b": {"base_url": second.url}}, models)
+    key = await gateway.new_key()
+    await gateway.book.update_key(str(parse(key)), {"models": ["m"]}, actor="test")
+    async with gateway.client(key) as client:
+        reply = await client.post("/completions", json=completion("m"))
+    assert (reply.status_code, len(second.visits)) == (503, 0)
+
+
+async def test_a_lost_connection_to_the_only_target_is_made_anew_once(start, first):
+    async def hang_up(visit: Any) -> None:
+        visit.close()
+
+    first.play(hang_up, ANSWER)
+    gateway = await start({"a": {"base_url": first.url}}, [model("a")])
+    async with gateway.client(await gateway.new_key()) as client:
+        reply = await client.post("/completions", json=completion("m"))
+    record = await record_of(gateway, reply)
+    assert (reply.status_code, len(first.visits), record.retries) == (200, 2, 1)
+
+
+async def test_retries_can_be_turned_off(start, first, second):
+    first.play(OVERLOADED)
+    targets = [{"upstream": "a"}, {"upstream": "b", "priority": 1}]
+    gateway = await start(
+        {"a": {"base_url": first.url}, "b": {"base_url": second.url}},
+        [{"id": "m", "targets": targets}],
+        retries={"attempts": 1},
+    )
+    async with gateway.client(await gateway.new_key()) as client:
+        reply = await client.post("/completions", json=completion("m"))
+    assert (reply.status_code, len(second.visits)) == (503, 0)

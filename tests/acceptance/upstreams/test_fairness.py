@@ -1,0 +1,90 @@
+"""Keys share an upstream's places: one that asks for everything does not keep the others out."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.acceptance.recordings import recording
+from tests.acceptance.upstreams.conftest import completion
+from tests.patience import PATIENCE_SECONDS, within
+from tests.scripted_upstream import Upstream, Visit
+
+pytestmark = pytest.mark.anyio
+
+ANSWER = recording("native/plain.answer").whole()
+PLACES = 4
+MADE_IN_SECONDS = 0.1
+QUEUED = 200
+ASKED = 20
+MODEL = {"id": "m", "targets": [{"upstream": "a"}]}
+
+
+async def make(visit: Visit) -> None:
+    await asyncio.sleep(MADE_IN_SECONDS)
+    await visit.send(ANSWER)
+
+
+def upstream_of(first: Upstream, **options: Any) -> dict[str, Any]:
+    options = {"max_concurrency": PLACES, "timeout_seconds": PATIENCE_SECONDS, **options}
+    return {"a": {"base_url": first.url, "queue_seconds": PATIENCE_SECONDS, **options}}
+
+
+async def ask(client: httpx.AsyncClient) -> float:
+    """Return how long an answer takes."""
+    began = time.perf_counter()
+    reply = await client.post("/completions", json=completion("m"))
+    assert reply.status_code == 200
+    return time.perf_counter() - began
+
+
+async def p95_seconds(client: httpx.AsyncClient) -> float:
+    """Return the 95th percentile of a key that asks one thing after another."""
+    spent = sorted([await ask(client) for _ in range(ASKED)])
+    return spent[math.ceil(0.95 * len(spent)) - 1]
+
+
+async def test_two_hundred_queued_requests_of_one_key_do_not_double_anothers_p95(start, first):
+    first.play(make)
+    gateway = await start(upstream_of(first), [MODEL])
+    limits = httpx.Limits(max_connections=QUEUED)
+    async with (
+        gateway.client(await gateway.new_key()) as quiet,
+        gateway.client(await gateway.new_key(), limits=limits) as noisy,
+    ):
+        alone = await p95_seconds(quiet)
+        flood = [asyncio.create_task(ask(noisy)) for _ in range(QUEUED)]
+        async with within(PATIENCE_SECONDS):
+            for _ in range(ASKED + 2 * PLACES):  # then the flood has filled the queue
+                await first.arrival()
+        beside = await p95_seconds(quiet)
+        assert not all(task.done() for task in flood)
+        await asyncio.gather(*flood)
+    print(f"p95 alone {alone * 1000:.0f} ms, beside {QUEUED} queued {beside * 1000:.0f} ms")
+    assert beside <= 2 * alone
+    assert first.most_at_once == PLACES
+
+
+async def test_a_queue_that_takes_too_long_is_a_503_that_tells_when_to_come_back(start, first):
+    release = asyncio.Event()
+
+    async def hold(visit: Visit) -> None:
+        await release.wait()
+        await visit.send(ANSWER)
+
+    first.play(hold)
+    gateway = await start(upstream_of(first, max_concurrency=1, queue_seconds=0.1), [MODEL])
+    async with gateway.client(await gateway.new_key()) as client:
+        held = asyncio.create_task(ask(client))
+        await first.arrival()
+        reply = await client.post("/completions", json=completion("m"))
+        release.set()
+        await held
+    assert (reply.status_code, reply.json()["error"]["code"]) == (503, "upstream_overloaded")
+    assert reply.headers["retry-after"] == "1"
+    assert len(first.visits) == 1
