@@ -43,7 +43,7 @@ PROVIDERS: Mapping[str, Provider] = MappingProxyType(
         "fireworks-ai": Provider("/fireworks-ai/inference/v1", "fireworks"),
         "cohere": Provider("/cohere/compatibility/v1", "fireworks"),
         "novita": Provider("/novita/v3/openai", "openai"),
-        "zai-org": Provider("/zai-org/api/paas/v4", "openai"),
+        "zai-org": Provider("/zai-org/api/paas/v4", "chat"),
         "baseten": Provider("/baseten/v1", "openai"),
         "cerebras": Provider("/cerebras/v1", "openai"),
         "featherless-ai": Provider("/featherless-ai/v1", "openai"),

@@ -16,7 +16,7 @@ from typing import TypeVar, cast
 
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, StreamTranslator
-from adapters.errors import Rejected, UpstreamError
+from adapters.errors import ModelMissing, Rejected, UpstreamError
 from adapters.http import Reply
 from adapters.native import unused_parameters, without_parameters
 from gateway.upstreams.errand import Errand

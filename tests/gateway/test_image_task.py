@@ -45,7 +45,7 @@ def route() -> Route:
         models=[{"id": "painter", "task": "image", "targets": [{"upstream": "hf"}]}],
     )
     [model] = Catalog(settings, transport).models
-    return Route(model, model.pick())
+    return Route(model, model.targets[0])
 
 
 async def test_images_and_pixels_are_counted(route: Route) -> None:

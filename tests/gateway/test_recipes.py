@@ -57,7 +57,7 @@ def route(task: Task, dialect: str, options: Json) -> Route:
         }
     )
     [model] = Catalog(settings, httpx.MockTransport(lambda _: httpx.Response(500))).models
-    return Route(model, model.pick())
+    return Route(model, model.targets[0])
 
 
 async def job(

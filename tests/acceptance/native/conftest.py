@@ -92,6 +92,7 @@ def _settings(url: str) -> Settings:
         model("org/tei", "tei", task="embedding"),
         model("org/ears", "hf", task="transcription"),
         model("org/either", "hf", targets=[{"upstream": "hf", "priority": 0}, openai]),
+        model("org/gone", "hf"),
         model("org/masked", "hf", task="pipeline"),
         model("open/masked", "openai", task="pipeline"),
         model("open/text", "openai", max_tokens_default=77),

@@ -92,7 +92,6 @@ async def test_errors_elsewhere_stay_openais(client):
             "validation",
         ),
         (("424 Failed Dependency", "Request failed: x", "generation"), 502, "generation"),
-        (("404 Not Found", "Model up/stream does not exist", None), 404, "not_found"),
         (("402 Payment Required", "You have exceeded", None), 402, "insufficient_quota"),
     ],
 )
@@ -101,6 +100,12 @@ async def test_errors_of_the_server_keep_their_type(client, upstream, came, stat
     upstream.play(reply({"error": text, "error_type": error_type}, status=line))
     got = await client.post("/models/org/text", json={"inputs": "Error"})
     assert (got.status_code, got.json()["error_type"]) == (status, kind)
+
+
+async def test_a_model_that_the_server_does_not_have_is_not_found(client, upstream):
+    upstream.play(reply({"error": "Model org/gone does not exist"}, status="404 Not Found"))
+    got = await client.post("/models/org/gone", json={"inputs": "Error"})
+    assert (got.status_code, got.json()["error_type"]) == (404, "not_found")
 
 
 async def test_a_body_beyond_the_limit_is_refused(client, upstream):

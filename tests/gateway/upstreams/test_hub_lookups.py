@@ -166,6 +166,7 @@ async def test_an_offer_of_another_task_is_not_taken_up(library: Library) -> Non
         ("fal-ai", "x", "text-to-image"),
         ("together", "x", "feature-extraction"),
         ("nscale", "x", "image-to-image"),
+        ("zai-org", "x", "text-to-image"),
     )
     assert await library.ways("org/x") == [("hub.fal-ai", "x")]
 

@@ -25,7 +25,7 @@ def route(upstream: Upstream, task: Task, *, dialect: str = "hf", **options: Any
         }
     )
     [model] = Catalog(settings, Transport()).models
-    return Route(model, model.pick())
+    return Route(model, model.targets[0])
 
 
 def exchange(task: Task, /, *, media: Media | None = None, **body: Any) -> Exchange:

@@ -192,7 +192,7 @@ def listening(heard: Json, *, dialect: str = "hf") -> Route:
     )
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json=heard))
     [model] = Catalog(settings, transport).models
-    return Route(model, model.pick())
+    return Route(model, model.targets[0])
 
 
 def transcription(form: str, **options: Any) -> Exchange:

@@ -66,7 +66,7 @@ def routes(url: str, *, tokenizers: Collection[str] = ("hf", "tgi")) -> dict[str
         }
     )
     models = Catalog(settings, Transport()).models
-    return {model.id: Route(model, model.pick()) for model in models}
+    return {model.id: Route(model, model.targets[0]) for model in models}
 
 
 def native_events(*, told: bool = True) -> Iterator[Event]:
