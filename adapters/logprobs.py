@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from adapters.base import Json
+from adapters.errors import Interrupted
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,27 @@ def completion_logprobs(tokens: Sequence[TokenLogprob]) -> Json:
         "top_logprobs": [dict(token.top) for token in tokens],
         "text_offset": [token.offset for token in tokens],
     }
+
+
+class _Rival(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+
+
+class _ChatToken(_Rival, frozen=True):
+    top_logprobs: list[_Rival] | None = None
+
+
+def read_chat_logprobs(content: Any, *, offset: int) -> Iterator[TokenLogprob]:
+    """Yield the tokens of `content`, a chat's; the first begins at `offset`. Raises Interrupted."""
+    try:
+        tokens = msgspec.convert(content, list[_ChatToken])
+    except msgspec.ValidationError as exc:
+        raise Interrupted("The upstream's log probabilities cannot be read.") from exc
+    for token in tokens:
+        top = tuple((rival.token, rival.logprob) for rival in token.top_logprobs or ())
+        yield TokenLogprob(token.token, token.logprob, offset, top)
+        offset += len(token.token)
 
 
 def _chat_token(text: str, logprob: float) -> Json:

@@ -21,6 +21,7 @@ import msgspec
 from adapters import refusals
 from adapters.base import Call, Decoder, Json, Plan, Request, Task
 from adapters.errors import Interrupted, UpstreamError
+from adapters.logprobs import completion_logprobs, read_chat_logprobs
 from adapters.native import model_path
 from adapters.sse import EventParser
 
@@ -73,11 +74,14 @@ class OpenAIText:
         self, request: Request, call: Call, *, headers: Mapping[str, str], body: bytes
     ) -> Json:
         """Return the upstream's object. Raises UpstreamError for an error under status 200."""
-        return _parse(body)
+        answer = _parse(body)
+        if request.task is Task.COMPLETION:
+            _Completion().mend(answer)
+        return answer
 
     def decoder(self, request: Request, call: Call) -> Decoder:
         """Return a fresh decoder of one stream."""
-        return StreamDecoder()
+        return StreamDecoder(_Completion() if request.task is Task.COMPLETION else None)
 
     def _path(self, request: Request) -> str:
         path = _PATHS[request.task]
@@ -99,14 +103,37 @@ class OpenAIText:
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
+class _Completion:
+    """One completion, whose log probabilities llama.cpp tells in the form of a chat's."""
+
+    __slots__ = ("_said",)
+
+    def __init__(self) -> None:
+        self._said: dict[int, int] = {}  # index of a choice → characters so far
+
+    def mend(self, said: Json) -> None:
+        """Put those of a chunk, or of the whole, into the form of a completion's.
+
+        Raises Interrupted for what cannot be read.
+        """
+        for choice in said.get("choices") or ():
+            index = choice.get("index") or 0
+            offset = self._said.get(index, 0)
+            self._said[index] = offset + len(choice.get("text") or "")
+            if content := (choice.get("logprobs") or {}).get("content"):
+                tokens = read_chat_logprobs(content, offset=offset)
+                choice["logprobs"] = completion_logprobs([*tokens])
+
+
 class StreamDecoder:
     """One stream of chunk objects. It is whole once a finish reason or `[DONE]` was seen."""
 
-    __slots__ = ("_events", "_finished", "done", "ended", "failure")
+    __slots__ = ("_completion", "_events", "_finished", "done", "ended", "failure")
 
     tokens = None  # a chunk may hold any number
 
-    def __init__(self) -> None:
+    def __init__(self, completion: _Completion | None = None) -> None:
+        self._completion = completion
         self._events = EventParser()
         self._finished = False
         self.done = self.ended = False
@@ -129,8 +156,12 @@ class StreamDecoder:
             if payload == b"[DONE]":
                 self.done = self.ended = True
                 break
+            if payload == b"null":
+                continue  # how llama.cpp begins the stream of several prompts
             try:
                 chunk = _parse(payload)
+                if self._completion:
+                    self._completion.mend(chunk)
             except UpstreamError as exc:
                 if not chunks:
                     raise

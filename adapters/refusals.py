@@ -36,6 +36,7 @@ _BY_STATUS: dict[int, type[UpstreamError]] = {
     415: errors.Misconfigured,
     422: errors.Rejected,
     429: errors.Overloaded,
+    501: errors.ModelMissing,
     503: errors.Overloaded,
 }
 
@@ -57,11 +58,12 @@ _STATUS_BY_TYPE = {"overloaded": 429}
 
 # Some servers say by words alone what they should say by status: these are theirs.
 _BY_TEXT: tuple[tuple[re.Pattern[str], type[UpstreamError]], ...] = (
-    (re.compile(r"is currently loading"), errors.ModelLoading),
+    (re.compile(r"is currently loading|^Loading model$"), errors.ModelLoading),
     (re.compile(r"not supported by (any )?provider"), errors.ModelMissing),
     (re.compile(r"`inputs` tokens \+ `max_new_tokens` must be <="), errors.ContextTooLong),
     (re.compile(r"`inputs` must have less than \d+ tokens"), errors.ContextTooLong),
     (re.compile(r"maximum context length|exceeds? the available context"), errors.ContextTooLong),
+    (re.compile(r"^image input is not supported"), errors.Rejected),
     (
         re.compile(r"CUDA (error|out of memory)|OutOfMemoryError|you tried to allocate"),
         errors.Failed,

@@ -186,9 +186,7 @@ def _refuse_page(answer: Response[Any]) -> Response[Any]:
     return answer
 
 
-def _answer_gateway_error(
-    request: Request[Any, Any, Any], error: GatewayError
-) -> Response[bytes]:
+def _answer_gateway_error(request: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
     return Response(
         native_body(error) if FACE.match(request.scope["raw_path"]) else error.body(),
         status_code=error.status,

@@ -40,24 +40,37 @@ class EarlyHead:
         self._exchange = exchange
         self._headers = headers
         self._seconds = seconds
+        self._is_over = not (exchange.is_stream and exchange.task in _TOLD_IN_EVENTS)
+        self._alive: KeepAlive | None = None
+
+    def begin(self) -> None:
+        """Count the silence from now on: most answers are there before, and never pay for it."""
+        if not self._is_over:
+            self._alive = KeepAlive(self._comment, self._seconds)
+            self._alive.__enter__()
 
     async def wait_for(self, answer: Awaitable[T]) -> T | None:
         """Return the answer, None if its failure was told by an event. Raises GatewayError."""
-        if not (self._exchange.is_stream and self._exchange.task in _TOLD_IN_EVENTS):
-            return await answer
         try:
-            with KeepAlive(self._comment, self._seconds):
-                return await answer
+            return await answer
         except GatewayError as error:
+            self._end()
             if not self.is_sent:
                 raise
             await self._send(_last(_failure(self._exchange, error)))
             return None
+        finally:
+            self._end()
 
     async def send(self, message: Message) -> None:
         """Send what belongs to the answer, without its head if that has left."""
         if not self.is_sent or message["type"] != "http.response.start":
             await self._send(message)
+
+    def _end(self) -> None:
+        self._is_over = True
+        if self._alive:
+            self._alive.__exit__()
 
     async def _comment(self, message: Message) -> None:
         """Send a comment, after the head. Without reason to wait nothing is sent."""

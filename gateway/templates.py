@@ -167,11 +167,6 @@ class Template:
         """Return how many tokens an upstream makes of a prompt, its own BOS included."""
         return len(self.tokenizer.encode(printable(text), verbose=False))
 
-    def tokens(self, text: str) -> list[tuple[int, tuple[int, int]]]:
-        """Return the tokens of `text`, BOS included, each with its first and last place."""
-        encoded = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
-        return [*zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
-
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens included. Raises TemplateRefused."""
         size = len(self.tokenizer)

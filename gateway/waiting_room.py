@@ -6,19 +6,31 @@ import asyncio
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from gateway.errors import GatewayError
+
+_HELD_FROM = 2  # requests that came too early
+
+
+@dataclass(slots=True)
+class _Refusal:
+    """A 503. `returns`: how many requests came before `until`, since the last answer."""
+
+    until: float = 0.0
+    returns: int = 0
 
 
 class WaitingRoom:
     """Holds requests of a key for a model within the `retry-after` of its last 503 there.
 
     huggingface.js repeats a 503 at once and without end, huggingface_hub 0.23 to 0.28 every
-    second. A request is held for `longest_seconds` at most, has nothing reserved meanwhile, and
-    then goes its normal way; of one key no more than `most_held` are held, any others go on at
-    once. What is remembered is this worker's own, of the last `most_known` keys and models:
-    clients that hurry so keep their connections, and with them their worker.
+    second. The first that comes too early goes on, as two requests of one key may have nothing to
+    do with each other. Those after it are held for `longest_seconds` at most, have nothing
+    reserved meanwhile, and then go their normal way; of one key no more than `most_held` are held,
+    any others go on at once. What is remembered is this worker's own, of the last `most_known`
+    keys and models: clients that hurry so keep their connections, and with them their worker.
     """
 
     def __init__(
@@ -33,16 +45,19 @@ class WaitingRoom:
         self._most_held = most_held
         self._most_known = most_known
         self._clock = clock
-        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._refused: OrderedDict[tuple[str, str], _Refusal] = OrderedDict()
         self._held: Counter[str] = Counter()
 
     async def enter(self, key_id: str, model: str) -> None:
         """Return when the request may go on: at once, but for those that come too early."""
-        until = self._until.get((key_id, model)) if self._until else None
-        if until is None or self._held[key_id] >= self._most_held:
+        refusal = self._refused.get((key_id, model)) if self._refused else None
+        if refusal is None or self._held[key_id] >= self._most_held:
             return
-        seconds = min(until - self._clock(), self._longest_seconds)
+        seconds = min(refusal.until - self._clock(), self._longest_seconds)
         if seconds <= 0:
+            return
+        refusal.returns += 1
+        if refusal.returns < _HELD_FROM:
             return
         self._held[key_id] += 1
         try:
@@ -55,12 +70,13 @@ class WaitingRoom:
     def note(self, key_id: str, model: str, error: GatewayError | None) -> None:
         """Remember until when the client is to stay away; an answer ends that."""
         if error is None:
-            if self._until:
-                self._until.pop((key_id, model), None)
+            if self._refused:
+                self._refused.pop((key_id, model), None)
             return
         seconds = error.headers.get("retry-after", "")
         if error.status == HTTPStatus.SERVICE_UNAVAILABLE and seconds.isdecimal():
-            self._until[key_id, model] = self._clock() + int(seconds)
-            self._until.move_to_end((key_id, model))
-            if len(self._until) > self._most_known:
-                self._until.popitem(last=False)
+            refusal = self._refused.setdefault((key_id, model), _Refusal())
+            refusal.until = self._clock() + int(seconds)
+            self._refused.move_to_end((key_id, model))
+            if len(self._refused) > self._most_known:
+                self._refused.popitem(last=False)

@@ -7,7 +7,7 @@ request, and a stream's frames go out without a task group of their own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -108,11 +108,13 @@ def stream_head(content_type: str, headers: Headers) -> Message:
 class Presence:
     """Cancels the block inside when the client leaves, and lets the cancellation end there.
 
-    `receive` is listened to only after a quarter of a second. The request must have been read.
+    `receive` is listened to only after a quarter of a second, when `on_notice` is called too. The
+    request must have been read.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, *, on_notice: Callable[[], None] | None = None) -> None:
         self._receive = receive
+        self._on_notice = on_notice
         self._watcher: asyncio.Task[None] | None = None
         self.left = False
 
@@ -140,6 +142,8 @@ class Presence:
 
     def _start_watching(self) -> None:
         self._watcher = asyncio.create_task(self._watch())
+        if self._on_notice:
+            self._on_notice()
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

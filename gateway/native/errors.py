@@ -20,6 +20,7 @@ _BY_CODE = MappingProxyType(
         "insufficient_quota": "insufficient_quota",
         "upstream_overloaded": "overloaded",
         "upstream_error": "generation",
+        "unhealthy": "healthcheck",
     }
 )
 _BY_STATUS = MappingProxyType(

@@ -65,6 +65,13 @@ def _render(tokenizer: Template | Tokenizer, text: str) -> bytes:
     return msgspec.json.encode(
         [
             {"id": token, "text": text[start:stop], "start": start, "stop": stop}
-            for token, (start, stop) in tokenizer.tokens(text)
+            for token, (start, stop) in _tokens(tokenizer, text)
         ]
     )
+
+
+def _tokens(tokenizer: Template | Tokenizer, text: str) -> Tokens:
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer.tokens(text)
+    encoded = tokenizer.tokenizer(text, return_offsets_mapping=True, verbose=False)
+    return zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)

@@ -93,8 +93,8 @@ class Front:
 
     async def answer(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         """Send what the relay has for `exchange`. Raises GatewayError, if nothing was sent yet."""
-        with Presence(receive):
-            early = EarlyHead(send, exchange, headers=_headers, seconds=self._keep_alive_seconds)
+        early = EarlyHead(send, exchange, headers=_headers, seconds=self._keep_alive_seconds)
+        with Presence(receive, on_notice=early.begin):
             answer = await early.wait_for(self._answered(exchange))
             if answer is None:
                 return

@@ -169,6 +169,10 @@ def _with_model(data: bytes, model: str) -> bytes:
         given = msgspec.json.decode(body.get("model", b"null"))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return data
-    if given is None or given in _STAND_INS or str(given).startswith(("http://", "https://")):
+    if given is None or (isinstance(given, str) and _stands_for_path(given)):
         return msgspec.json.encode({**body, "model": model})
     return data
+
+
+def _stands_for_path(name: str) -> bool:
+    return name in _STAND_INS or name.startswith(("http://", "https://"))

@@ -17,10 +17,10 @@ against the model's retry budget.
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from random import SystemRandom
 
 from adapters.errors import (
     HungUp,
@@ -102,7 +102,7 @@ class Attempts:
         if onward is None or not self._may_retry(error):
             return None
         if onward.target is route.target:
-            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # noqa: S311 (spreads load)
+            await asyncio.sleep(SystemRandom().uniform(*_PAUSE_SECONDS))
         self._exchange.retries += 1
         return onward
 

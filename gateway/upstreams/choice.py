@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
+from random import SystemRandom
 
 from adapters.base import Task
 from gateway.upstreams.target import Target
@@ -42,7 +42,7 @@ def less_busy(targets: Sequence[Target]) -> Target:
 
 def _drawn(targets: Sequence[Target]) -> Target:
     weights = [target.weight for target in targets]
-    return random.choices(targets, weights)[0]  # noqa: S311 (spreads load, hides nothing)
+    return SystemRandom().choices(targets, weights)[0]
 
 
 def _by_priority(targets: Iterable[Target]) -> list[Target]:

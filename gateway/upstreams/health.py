@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
+from random import SystemRandom
 from typing import Literal
 
 from adapters.errors import (
@@ -27,6 +27,8 @@ _FAILURES = (Unreachable, TimedOut, Interrupted, Overloaded, Failed)
 _AT_ONCE = (OutOfCredits, Misconfigured)  # no use in asking again until someone acts
 _DOWN = (Unreachable, TimedOut, Misconfigured, ModelMissing)
 
+draw_between = SystemRandom().uniform
+
 
 class Health:
     """One target's health.
@@ -40,7 +42,7 @@ class Health:
         self,
         *,
         clock: Callable[[], float] = time.monotonic,
-        jitter: Callable[[float, float], float] = random.uniform,
+        jitter: Callable[[float, float], float] = draw_between,
     ) -> None:
         self.reachable: bool | None = None  # None: not asked yet
         self.is_probed = False  # by a request under way

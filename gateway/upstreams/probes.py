@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
 from adapters.base import Call
 from adapters.errors import UpstreamError
-from gateway.upstreams.health import Health
+from gateway.upstreams.health import Health, draw_between
 from gateway.upstreams.target import Target, Upstream
 
 _PAUSE_SECONDS = 1.0  # less than the shortest rest: who is still down by then is not tried in vain
@@ -32,7 +31,7 @@ class Probes:
         targets: Iterable[Target],
         *,
         pause_seconds: float = _PAUSE_SECONDS,
-        jitter: Callable[[float, float], float] = random.uniform,
+        jitter: Callable[[float, float], float] = draw_between,
     ) -> None:
         self._pause_seconds = pause_seconds
         self._jitter = jitter

@@ -2,7 +2,7 @@
 
 Only the framing is put in here: files have no `content-length` and no chunks, and lines of
 their heads end in LF. Forms: text-generation-inference 1.4 (`native/old`) and 3.3, hf-inference,
-Inference Endpoints, vLLM, TGI's Messages API (`openai/tgi`).
+Inference Endpoints, vLLM, TGI's Messages API (`openai/tgi`), llama.cpp.
 """
 
 from __future__ import annotations

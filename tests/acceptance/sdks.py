@@ -1,4 +1,4 @@
-"""OpenAI's official SDKs as commands to run, the older ones installed into `.cache/` once."""
+"""Clients as commands to run, installed into `.cache/` once: OpenAI's official SDKs and others."""
 
 from __future__ import annotations
 
@@ -43,32 +43,39 @@ def python_sdk(kind: str) -> Sdk:
 
 def old_python_sdk(kind: str) -> Sdk:
     """Return the last SDK of 1.x. Skips the test where it cannot be installed."""
-    folder = CACHE / f"openai-python-{OLD_PYTHON}"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    _install([*pip, f"openai=={OLD_PYTHON}", "--target"], folder)
+    folder = python_packages(f"openai-python-{OLD_PYTHON}", f"openai=={OLD_PYTHON}")
     command = [sys.executable, str(HERE / "sdk_scenarios.py")]
     return Sdk(OLD_PYTHON, command, (kind,), {"PYTHONPATH": str(folder)})
 
 
 def node_sdk() -> Sdk:
     """Return the last SDK that runs on Node 20. Skips the test without `node` and `npm`."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if not (node and npm):
-        pytest.skip("the Node SDK needs 'node' and 'npm', which are not both here")
-    folder = CACHE / f"openai-node-{NODE}"
+    folder = node_packages(f"openai-node-{NODE}", f"openai@{NODE}")
+    return Sdk(NODE, ["node", str(HERE / "sdk_scenarios.mjs"), str(folder / "openai")])
+
+
+def python_packages(name: str, *requirements: str) -> Path:
+    """Return where `requirements` are, for PYTHONPATH. Skips the test where pip cannot install them."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    return _installed([*pip, *requirements, "--target"], name)
+
+
+def node_packages(name: str, *requirements: str) -> Path:
+    """Return the `node_modules` with `requirements`. Skips the test without `node` and `npm`."""
+    if not (shutil.which("node") and (npm := shutil.which("npm"))):
+        pytest.skip(f"{name} needs 'node' and 'npm', which are not both here")
     quiet = ["--silent", "--no-audit", "--no-fund", "--no-save"]
-    _install([npm, "install", *quiet, f"openai@{NODE}", "--prefix"], folder)
-    sdk = folder / "node_modules" / "openai"
-    return Sdk(NODE, [node, str(HERE / "sdk_scenarios.mjs"), str(sdk)])
+    return _installed([npm, "install", *quiet, *requirements, "--prefix"], name) / "node_modules"
 
 
-def _install(command: Sequence[str], folder: Path) -> None:
-    """Run `command` on a fresh directory and keep that as `folder`, unless it is there."""
+def _installed(command: Sequence[str], name: str) -> Path:
+    """Return `.cache/{name}`; `command` is run on a fresh directory for it, unless it is there."""
+    folder = CACHE / name
     if folder.is_dir():
-        return
+        return folder
     CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-        fresh = Path(scratch) / folder.name
+        fresh = Path(scratch) / name
         try:
             subprocess.run(
                 [*command, str(fresh)],
@@ -78,5 +85,6 @@ def _install(command: Sequence[str], folder: Path) -> None:
                 env=os.environ | {"npm_config_update_notifier": "false"},
             )
         except (OSError, subprocess.SubprocessError) as error:
-            pytest.skip(f"{folder.name} cannot be installed: {error}")
+            pytest.skip(f"{name} cannot be installed: {error}")
         fresh.rename(folder)
+    return folder

@@ -1,4 +1,4 @@
-"""Servers that stop when idle: 502 and 503 mean that they are starting, and a header makes them wait."""
+"""Servers that stop when idle: by 502 and 503 they say that they start, by a header they wait."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_an_estimate_that_never_shrinks_counts_from_the_first_time(
     gateway = await start_gateway(load_wait_seconds=2)
     told = []
     began = time.monotonic()
-    for key in range(3):
+    for _ in range(3):
         reply = await ask(gateway, http, **{"x-wait-for-model": "0"})
         told.append(int(reply.headers["retry-after"]))
     assert told[0] == 5
@@ -123,6 +123,6 @@ async def test_an_estimate_that_never_shrinks_counts_from_the_first_time(
         ("models.example.com", {"scale_to_zero": True}, True),
     ],
 )
-def test_inference_endpoints_are_known_by_their_addresses(host, given, sleeps):
+async def test_inference_endpoints_are_known_by_their_addresses(host, given, sleeps):
     options = {"name": "u", "dialect": "hf", "base_url": f"https://{host}"} | given
     assert UpstreamSettings.model_validate(options).sleeps is sleeps

@@ -29,9 +29,9 @@ async def patience() -> AsyncIterator[None]:
 async def hurry(client: httpx.AsyncClient, seconds: float) -> int:
     """Repeat a request at once, as huggingface.js does; return how often it was answered."""
     answered = 0
-    with_loop = asyncio.get_running_loop()
-    until = with_loop.time() + seconds
-    while with_loop.time() < until:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while loop.time() < until:
         await client.post("/chat/completions", json=chat("m"), headers=IMPATIENT)
         answered += 1
     return answered
@@ -47,18 +47,19 @@ async def test_a_client_in_a_hurry_is_slowed_down_and_nobody_else(upstream, tmp_
             async with metered.client(other, verify=False) as patient, Stopwatch() as watch:
                 await patient.post("/chat/completions", json=chat("m"), headers=IMPATIENT)
             assert watch.seconds < 1
-            assert await hurrying <= 5
-        assert len(upstream.visits) <= 6
+            assert await hurrying <= 6
+        assert len(upstream.visits) <= 7
 
 
 async def test_a_client_that_leaves_while_it_is_held_leaves_nothing_behind(upstream, tmp_path):
-    upstream.play(loading(20), recording("openai/vllm.answer").whole())
+    upstream.play(loading(20), loading(20), recording("openai/vllm.answer").whole())
     async with metered_gateway(settings_of(upstream.url), tmp_path) as metered:
         key = await metered.new_key(requests_per_day=10)
         async with metered.client(key, verify=False) as client:
-            await client.post("/chat/completions", json=chat("m"), headers=IMPATIENT)
+            for _ in range(2):  # the second is no haste yet
+                await client.post("/chat/completions", json=chat("m"), headers=IMPATIENT)
             with pytest.raises(httpx.ReadTimeout):
                 await client.post("/chat/completions", json=chat("m"), timeout=1)
-        assert len(await metered.records(1)) == 1
+        assert len(await metered.records(2)) == 2
         assert await metered.state.call("KEYS", "leases:*") == []
-        assert len(upstream.visits) == 1
+        assert len(upstream.visits) == 2

@@ -127,6 +127,21 @@ async def test_legacy_completions_are_streamed_through(client, upstream):
     assert choices_of(events)[-1]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_of_completions_lose_the_form_of_a_chats(client, stream):
+    body = {"model": "openai/llama_prompts", "prompt": ["One two", "red green"], "logprobs": 1}
+    answer = await client.post("/completions", json=body | {"stream": stream})
+
+    choices = choices_of(events_of(answer.content)) if stream else answer.json()["choices"]
+    told = [choice["logprobs"] for choice in choices if choice["index"] and choice["logprobs"]]
+    assert {name: [one for said in told for one in said[name]] for name in told[0]} == {
+        "tokens": [" apples", " have"],
+        "token_logprobs": [-5.408719539642334, -3.7282180786132813],
+        "top_logprobs": [{",": -2.479701280593872}, {",": -1.3617249727249146}],
+        "text_offset": [0, 7],
+    }
+
+
 async def test_what_comes_after_done_is_not_waited_for(client, upstream):
     recorded = recording("openai/vllm.stream")
     upstream.play(recorded.chunked(*recorded.events))  # and no last chunk

@@ -30,6 +30,12 @@ def loading(seconds: int) -> GatewayError:
     return GatewayError("loading", status=503, headers={"retry-after": str(seconds)})
 
 
+async def turned_away(room: WaitingRoom, seconds: int, key: str = "k") -> None:
+    """Let a key be told to stay away, and come back once, which is no haste yet."""
+    room.note(key, "m", loading(seconds))
+    assert await held_seconds(room, key) < 0.05
+
+
 async def held_seconds(room: WaitingRoom, key: str = "k", model: str = "m") -> float:
     async with Stopwatch() as watch:
         await room.enter(key, model)
@@ -39,14 +45,14 @@ async def held_seconds(room: WaitingRoom, key: str = "k", model: str = "m") -> f
 async def test_who_was_never_turned_away_enters_at_once(clock: Clock) -> None:
     room = WaitingRoom(clock=clock)
     assert await held_seconds(room) < 0.05
-    room.note("k", "m", loading(20))
+    await turned_away(room, 20)
     assert await held_seconds(room, "other") < 0.05
     assert await held_seconds(room, "k", "other") < 0.05
 
 
 async def test_who_comes_too_early_is_held_until_the_time_it_was_told(clock: Clock) -> None:
     room = WaitingRoom(clock=clock)
-    room.note("k", "m", loading(20))
+    await turned_away(room, 20)
     clock.seconds += 19.7
     assert 0.25 < await held_seconds(room) < 1
     clock.seconds += 0.4
@@ -55,13 +61,13 @@ async def test_who_comes_too_early_is_held_until_the_time_it_was_told(clock: Clo
 
 async def test_nobody_is_held_longer_than_is_bearable(clock: Clock) -> None:
     room = WaitingRoom(longest_seconds=0.2, clock=clock)
-    room.note("k", "m", loading(300))
+    await turned_away(room, 300)
     assert 0.15 < await held_seconds(room) < 1
 
 
 async def test_of_one_key_so_many_are_held_and_no_more(clock: Clock) -> None:
     room = WaitingRoom(most_held=2, clock=clock)
-    room.note("k", "m", loading(5))
+    await turned_away(room, 5)
     held = [asyncio.ensure_future(room.enter("k", "m")) for _ in range(2)]
     await asyncio.sleep(0)
     assert await held_seconds(room) < 0.05
@@ -76,7 +82,7 @@ async def test_of_one_key_so_many_are_held_and_no_more(clock: Clock) -> None:
 
 async def test_an_answer_ends_it(clock: Clock) -> None:
     room = WaitingRoom(clock=clock)
-    room.note("k", "m", loading(20))
+    await turned_away(room, 20)
     room.note("k", "m", None)
     assert await held_seconds(room) < 0.05
 
@@ -94,13 +100,16 @@ async def test_only_a_503_that_says_when_to_come_is_remembered(
 ) -> None:
     room = WaitingRoom(clock=clock)
     room.note("k", "m", error)
+    await room.enter("k", "m")
     assert await held_seconds(room) < 0.05
 
 
 async def test_those_turned_away_longest_ago_are_forgotten_first(clock: Clock) -> None:
     room = WaitingRoom(most_known=2, longest_seconds=0.2, clock=clock)
-    for key in ("a", "b", "a", "c"):
-        room.note(key, "m", loading(20))
+    await turned_away(room, 20, "a")
+    await turned_away(room, 20, "b")
+    room.note("a", "m", loading(20))
+    await turned_away(room, 20, "c")
     assert await held_seconds(room, "b") < 0.05
     assert await held_seconds(room, "a") > 0.15
     assert await held_seconds(room, "c") > 0.15

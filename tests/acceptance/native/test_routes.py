@@ -174,7 +174,9 @@ async def test_a_model_that_loads_is_not_healthy(client, upstream):
     for healthy, status in ((503, "Loadable"), (200, "Loaded")):
         body = {"inputs": "L", "options": {"wait_for_model": False}}
         await client.post("/models/org/text", json=body)
-        assert (await client.get("/models/org/text/health")).status_code == healthy
+        got = await client.get("/models/org/text/health")
+        assert got.status_code == healthy
+        assert healthy == 200 or got.json()["error_type"] == "healthcheck"
         assert (await client.get("/status/org/text")).json()["state"] == status
 
 
@@ -206,3 +208,21 @@ async def test_a_text_is_tokenized_with_places(tmp_path, upstream):
     assert tokens[0]["text"] == text[: tokens[0]["stop"]]
     assert tokens[-1]["stop"] == len(text)
     assert not upstream.visits
+
+
+async def test_texts_of_encoders_are_tokenized_too(tmp_path, upstream):
+    hf = {"name": "hf", "dialect": "hf", "base_url": upstream.url}
+    model = {
+        "id": "m",
+        "task": "embedding",
+        "tokenizer": str(TOKENIZER),
+        "targets": [{"upstream": "hf"}],
+    }
+    settings = Settings.model_validate({"upstreams": [hf], "models": [model]})
+    async with (
+        running_gateway(settings, tmp_path) as running,
+        httpx.AsyncClient(headers=running.headers, timeout=PATIENCE_SECONDS) as http,
+    ):
+        root = running.base_url.removesuffix("/v1")
+        got = await http.post(f"{root}/models/m/tokenize", json={"inputs": "Deep learning"})
+    assert "".join(token["text"] for token in got.json()) == "Deep learning"

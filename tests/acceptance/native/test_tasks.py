@@ -56,6 +56,15 @@ async def test_a_seeded_picture_is_kept(client, upstream):
     assert got[1].headers["content-type"] == "image/png"
 
 
+async def test_what_was_kept_for_openai_is_not_taken_for_a_native_answer(client, upstream):
+    upstream.play(reply(PICTURE, kind="image/png"))
+    asked = {"model": "org/picture", "prompt": "Both", "seed": 1}
+    assert (await client.post("/v1/images/generations", json=asked)).status_code == 200
+    got = await client.post("/models/org/picture", json=upstream.visits[0].body)
+    assert got.content == PICTURE
+    assert len(upstream.visits) == 2
+
+
 async def test_a_picture_can_be_sent_as_it_is(client, upstream):
     upstream.play(reply(PICTURE, kind="image/png"))
     got = await client.post("/models/org/picture", content=PICTURE)

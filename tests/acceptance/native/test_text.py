@@ -220,17 +220,6 @@ async def test_a_kept_stream_is_replayed_event_by_event(client, upstream):
     assert got[1].headers["x-compute-type"] == "cache"
 
 
-async def test_an_openai_answer_of_the_same_payload_is_not_taken_for_a_native_one(client, upstream):
-    upstream.play(generated("either"))
-    asked = {"model": "org/text", "prompt": "Both", "max_tokens": 2, "temperature": 0}
-    completion = await client.post("/v1/completions", json=asked)
-    payload = upstream.visits[0].body
-    native = await client.post("/models/org/text", json=payload)
-    assert completion.json()["choices"][0]["text"] == "either"
-    assert native.json()[0]["generated_text"] == "either"
-    assert len(upstream.visits) == 2
-
-
 async def test_a_server_that_speaks_openai_is_asked_for_a_completion(client, upstream):
     upstream.play(completed(" learning"))
     parameters = {
@@ -301,9 +290,10 @@ async def test_chats_take_the_model_of_the_path(client, upstream, called):
 
 
 async def test_their_errors_are_native_too(client, upstream):
-    got = await client.post("/models/open/text/v1/chat/completions", json={"messages": []})
-    assert got.status_code == 400
-    assert isinstance(got.json()["error"], str)
+    for body in ({"messages": []}, {"model": ["tgi"]}, [], None):
+        got = await client.post("/models/open/text/v1/chat/completions", json=body)
+        assert got.status_code == 400
+        assert isinstance(got.json()["error"], str)
 
 
 async def test_their_late_errors_are_native_events(client, upstream):

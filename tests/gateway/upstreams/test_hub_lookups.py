@@ -259,7 +259,7 @@ async def test_a_model_that_was_renamed_is_found_by_its_old_id(library: Library)
 
 @pytest.mark.parametrize(
     "location",
-    ["https://evil.example/x", "/api/whoami-v2", "/api/models/../whoami-v2", "//[", ""],
+    ["https://evil.example/x", "/api/whoami-v2", "/api/models/../whoami-v2", "//[", "org/llm", ""],
 )
 async def test_the_hub_sends_nobody_anywhere_else(library: Library, location: str) -> None:
     library.hub.models["old/llm"] = reply(b"", status="307 T", headers={"location": location})
