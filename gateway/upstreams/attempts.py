@@ -139,4 +139,7 @@ class Attempts:
         return Route(model, target, waits=not (has_other or self._stand_ins))
 
     def _may_retry(self, error: UpstreamError) -> bool:
-        return isinstance(error, _WITHOUT_WORK) or self._model.retries.withdraw()
+        """Tell whether the budget allows it. Those who share another's call share its retry too."""
+        found = self._exchange.found
+        is_free = isinstance(error, _WITHOUT_WORK) or (found is not None and found.is_free)
+        return is_free or self._model.retries.withdraw()

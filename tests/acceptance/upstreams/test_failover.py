@@ -13,6 +13,8 @@ from gateway.keys import parse
 from tests.acceptance.recordings import recording
 from tests.acceptance.upstreams.conftest import completion, record_of
 from tests.acceptance.upstreams.mortal import Mortal
+from tests.metered import Metered
+from tests.scripted_upstream import Visit
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +70,12 @@ async def test_of_two_targets_one_is_killed_under_load_and_nobody_notices(start,
             await gateway.until(lambda: asked(client), lambda name: name == "a")
 
 
+async def leases(gateway: Metered) -> int:
+    """Return how many requests are under way."""
+    keys = await gateway.state.call("KEYS", "leases:*")
+    return sum([await gateway.state.call("HLEN", key) for key in keys])
+
+
 async def asked(client: httpx.AsyncClient) -> str:
     """Return which upstream answers a request."""
     reply = await client.post("/completions", json=completion("m"))
@@ -86,6 +94,35 @@ async def test_an_outage_of_all_targets_is_not_multiplied(start, first, second):
             reply = await client.post("/completions", json=completion("m"))
             assert reply.status_code == 502
     assert len(first.visits) + len(second.visits) <= 106
+
+
+async def test_requests_that_share_an_answer_share_its_retry_too(start, first, second):
+    clients = 150  # more than may be tried again at once
+    all_came = asyncio.Event()
+
+    async def fail(visit: Visit) -> None:
+        await all_came.wait()
+        await visit.send(FAILED)
+
+    first.play(fail)
+    targets = [{"upstream": "a"}, {"upstream": "b", "priority": 1}]
+    gateway = await start(
+        {"a": {"base_url": first.url}, "b": {"base_url": second.url}},
+        [{"id": "m", "targets": targets}],
+        cache={"ttl_seconds": 60},
+    )
+    limits = httpx.Limits(max_connections=clients)
+    async with gateway.client(await gateway.new_key(), limits=limits) as client:
+        body = completion("m", seed=1)
+        asking = [
+            asyncio.create_task(client.post("/completions", json=body)) for _ in range(clients)
+        ]
+        await first.arrival()
+        await gateway.until(lambda: leases(gateway), lambda held: held == clients)
+        all_came.set()
+        replies = await asyncio.gather(*asking)
+    assert Counter(reply.status_code for reply in replies) == {200: clients}
+    assert (len(first.visits), len(second.visits)) == (1, 1)
 
 
 async def test_a_target_that_asks_for_time_is_given_it(start, first, second):
@@ -129,7 +166,7 @@ async def test_a_key_is_not_served_by_a_model_that_it_may_not_use(start, first, 
 
 
 async def test_a_lost_connection_to_the_only_target_is_made_anew_once(start, first):
-    async def hang_up(visit: Any) -> None:
+    async def hang_up(visit: Visit) -> None:
         visit.close()
 
     first.play(hang_up, ANSWER)
