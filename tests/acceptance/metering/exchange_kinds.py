@@ -81,6 +81,7 @@ def settings_of(url: str) -> Json:
 
     return {
         "cache": {"ttl_seconds": 0},  # each answer is made anew, and so counts in full
+        "retries": {"attempts": 1},  # what is played is played once
         "upstreams": [
             upstream("hf", "hf", load_wait_seconds=0),
             upstream("openai", "openai"),
