@@ -75,13 +75,13 @@ class OpenAIText:
     ) -> Json:
         """Return the upstream's object. Raises UpstreamError for an error under status 200."""
         answer = _parse(body)
-        if request.task is Task.COMPLETION:
-            _Completion().mend(answer)
+        if mending := _mending(request):
+            mending.mend(answer)
         return answer
 
     def decoder(self, request: Request, call: Call) -> Decoder:
         """Return a fresh decoder of one stream."""
-        return StreamDecoder(_Completion() if request.task is Task.COMPLETION else None)
+        return StreamDecoder(_mending(request))
 
     def _path(self, request: Request) -> str:
         path = _PATHS[request.task]
@@ -103,19 +103,28 @@ class OpenAIText:
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
-class _Completion:
-    """One completion, whose log probabilities llama.cpp tells in the form of a chat's."""
+class _Mending:
+    """What llama.cpp says otherwise than OpenAI, in one answer.
 
-    __slots__ = ("_said",)
+    Log probabilities of a completion have the form of a chat's. The usage, beside which there are
+    `timings`, is that of one choice or prompt alone: of several it is left out, to be counted.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_has_several", "_is_chat", "_said")
+
+    def __init__(self, *, is_chat: bool, has_several: bool) -> None:
+        self._is_chat = is_chat
+        self._has_several = has_several
         self._said: dict[int, int] = {}  # index of a choice → characters so far
 
     def mend(self, said: Json) -> None:
-        """Put those of a chunk, or of the whole, into the form of a completion's.
+        """Mend a chunk, or the whole, in place. Raises Interrupted for what cannot be read."""
+        if self._has_several and "timings" in said:
+            said["usage"] = None
+        if not self._is_chat:
+            self._mend_logprobs(said)
 
-        Raises Interrupted for what cannot be read.
-        """
+    def _mend_logprobs(self, said: Json) -> None:
         for choice in said.get("choices") or ():
             index = choice.get("index") or 0
             offset = self._said.get(index, 0)
@@ -125,15 +134,32 @@ class _Completion:
                 choice["logprobs"] = completion_logprobs([*tokens])
 
 
+def _mending(request: Request) -> _Mending | None:
+    """Return what mends an answer to `request`, None if there is nothing to be mended."""
+    is_chat = request.task is Task.CHAT
+    has_several = request.body.get("n", 1) > 1 or (not is_chat and _has_several_prompts(request))
+    if is_chat and not has_several:
+        return None
+    return _Mending(is_chat=is_chat, has_several=has_several)
+
+
+def _has_several_prompts(request: Request) -> bool:
+    match request.body.get("prompt"):
+        case [str() | list(), _, *_]:
+            return True
+        case _:
+            return False
+
+
 class StreamDecoder:
     """One stream of chunk objects. It is whole once a finish reason or `[DONE]` was seen."""
 
-    __slots__ = ("_completion", "_events", "_finished", "done", "ended", "failure")
+    __slots__ = ("_events", "_finished", "_mending", "done", "ended", "failure")
 
     tokens = None  # a chunk may hold any number
 
-    def __init__(self, completion: _Completion | None = None) -> None:
-        self._completion = completion
+    def __init__(self, mending: _Mending | None = None) -> None:
+        self._mending = mending
         self._events = EventParser()
         self._finished = False
         self.done = self.ended = False
@@ -160,8 +186,8 @@ class StreamDecoder:
                 continue  # how llama.cpp begins the stream of several prompts
             try:
                 chunk = _parse(payload)
-                if self._completion:
-                    self._completion.mend(chunk)
+                if self._mending:
+                    self._mending.mend(chunk)
             except UpstreamError as exc:
                 if not chunks:
                     raise

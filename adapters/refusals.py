@@ -1,7 +1,7 @@
 """What an upstream's error answer means: status and body in, an UpstreamError out. Pure.
 
-Bodies come as `{"error": str | list | object}`, as `{"detail"}` or `{"message"}`, as plain text
-(axum's extractors), HTML (proxies) or nothing at all.
+Bodies come as `{"error": str | list | object}`, as `{"detail"}` (which may hold one of those) or
+`{"message"}`, as plain text (axum's extractors), HTML (proxies) or nothing at all.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], type[UpstreamError]], ...] = (
     (re.compile(r"`inputs` tokens \+ `max_new_tokens` must be <="), errors.ContextTooLong),
     (re.compile(r"`inputs` must have less than \d+ tokens"), errors.ContextTooLong),
     (re.compile(r"maximum context length|exceeds? the available context"), errors.ContextTooLong),
+    (re.compile(r"longer than the model's context length"), errors.ContextTooLong),
     (re.compile(r"^image input is not supported"), errors.Rejected),
     (
         re.compile(r"CUDA (error|out of memory)|OutOfMemoryError|you tried to allocate"),
@@ -199,6 +200,8 @@ def _said(body: bytes) -> _Said:
 
 def _said_by(body: Mapping[str, Any]) -> _Said:
     error = next((body[key] for key in ("error", "message", "detail") if body.get(key)), "")
+    if isinstance(error, dict):
+        error = error.get("error") or error
     kind, estimated = body.get("error_type"), body.get("estimated_time")
     inner = error if isinstance(error, dict) else {}
     status = inner.get("http_status_code", inner.get("code"))

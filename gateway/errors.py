@@ -115,7 +115,7 @@ _PARAMS: dict[type[UpstreamError], str] = {
 
 
 def from_upstream(error: UpstreamError) -> GatewayError:
-    """Return what the client is told of an upstream's failure.
+    """Return what the client is told of an upstream's failure, which is its cause.
 
     An upstream's 429 stays one, so that SDKs back off as they were built to.
     """
@@ -128,7 +128,7 @@ def from_upstream(error: UpstreamError) -> GatewayError:
     headers = {}
     if error.retry_after_seconds is not None and status in (429, 503):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_seconds)))
-    return UpstreamFailed(
+    failed = UpstreamFailed(
         error.message,
         status=status,
         type=error_type,
@@ -136,6 +136,8 @@ def from_upstream(error: UpstreamError) -> GatewayError:
         param=error.param or _PARAMS.get(kind),
         headers=headers,
     )
+    failed.__cause__ = error
+    return failed
 
 
 def from_dialect(error: DialectError) -> BadRequest:

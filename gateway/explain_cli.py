@@ -105,8 +105,15 @@ def _exchange(
     sent = decode_body(data)
     if model is not None and isinstance(sent, dict):
         sent["model"] = model
-    task, body = read_request(sent, caller, catalog, route=route)
-    return Exchange(id="", task=task, caller=caller, body=body)
+    asked = read_request(sent, caller, catalog, route=route)
+    return Exchange(
+        id="",
+        task=asked.task,
+        caller=caller,
+        body=asked.body,
+        form=asked.form,
+        unheard=asked.unheard,
+    )
 
 
 async def _print(told: Json) -> None:
@@ -127,7 +134,7 @@ async def _print(told: Json) -> None:
         _print_request(request)
     for prompt in told["prompts"]:
         click.echo(f"\nprompt\n{prompt}")
-    for answer in cache["answers"]:
+    for answer in cache["answers"] if cache["obstacle"] is None else ():
         click.echo(f"\ncache key {answer['key']}, of")
         print_json(answer["made_of"])
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
@@ -19,12 +19,16 @@ from gateway.admission import reserved_for
 from gateway.allowances import NAMES, charges, in_units
 from gateway.cache.policy import Policy
 from gateway.config import Settings
-from gateway.errors import from_upstream
+from gateway.errors import GatewayError, from_upstream
 from gateway.exchange import Body, Exchange, Job, Route, TaskAnswer
 from gateway.keys import Caller
-from gateway.request_kinds import kind_of
+from gateway.request_kinds import RESPONSE, kind_of
 from gateway.requests import check_body
+from gateway.responses.form import ResponsesForm
+from gateway.responses.refusals import in_own_words
+from gateway.responses.request import read_responses
 from gateway.tapes import Part
+from gateway.text_form import OPENAI_FORM, TextForm
 from gateway.upstreams.attempts import Attempts
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.errand import Errand
@@ -37,10 +41,18 @@ _SHOWN = 32  # characters of it
 _SECRET = "authorization"  # noqa: S105 (the name of a header)
 
 
-def read_request(
-    sent: Any, caller: Caller, catalog: Catalog, *, route: str | None
-) -> tuple[Task, Json]:
-    """Return the task and the body of a request for `route`, by default of the kind it looks like.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a request asks for: see `Exchange`."""
+
+    task: Task
+    body: Json
+    form: TextForm = OPENAI_FORM
+    unheard: tuple[str, ...] = ()
+
+
+def read_request(sent: Any, caller: Caller, catalog: Catalog, *, route: str | None) -> Asked:
+    """Return what a request for `route`, by default of the kind it looks like, asks for.
 
     Raises BadRequest.
     """
@@ -50,7 +62,10 @@ def read_request(
         return model.task if model else None
 
     kind = kind_of(sent, route=route, task_of=task_of)
-    return kind.task, check_body(kind.schema, sent)
+    if kind is RESPONSE:
+        asked = read_responses(sent)
+        return Asked(kind.task, asked.body, asked.form, asked.unheard)
+    return Asked(kind.task, check_body(kind.schema, sent))
 
 
 class Explainer:
@@ -67,6 +82,14 @@ class Explainer:
 
         Long base64 is cut short there, and its size told.
         """
+        try:
+            return await self._explained(exchange)
+        except GatewayError as exc:
+            if isinstance(exchange.form, ResponsesForm):
+                in_own_words(exc)
+            raise
+
+    async def _explained(self, exchange: Exchange) -> Body:
         model = await self._catalog.resolve(exchange.model, exchange.caller, task=exchange.task)
         attempts = Attempts(self._catalog, exchange, model, most=self._attempts)
         routes = [*attempts.foreseen()]
@@ -85,7 +108,7 @@ class Explainer:
             "model": route.model.id,
             "targets": [*self._targets(exchange, routes)],
             "requests": [_request(part.errand, call) for part in job.parts for call in part.calls],
-            "prompts": _prompts(job),
+            "prompts": _prompts(exchange, job),
             "ignored": [*exchange.unheard, *exchange.ignored],
             "cache": self._cache(exchange, route, job),
             "reservation": _reservation(exchange, route, job),
@@ -186,8 +209,10 @@ def _body(body: bytes, content_type: str) -> msgspec.Raw | str:
     return f"{len(body)} bytes of {content_type}"
 
 
-def _prompts(job: Job) -> list[str]:
-    """Return the rendered prompts. The parts of one errand share them."""
+def _prompts(exchange: Exchange, job: Job) -> list[str]:
+    """Return the rendered prompts of a text. The parts of one errand share them."""
+    if exchange.task not in (Task.CHAT, Task.COMPLETION):
+        return []
     errands = {id(part.errand): part.errand for part in job.parts}
     return [prompt for errand in errands.values() for prompt in errand.request.prompts]
 

@@ -15,6 +15,7 @@ from gateway.requests import CHAT, COMPLETION
 from gateway.requests_embedding import EMBEDDING
 from gateway.requests_image import IMAGE
 from gateway.requests_speech import SPEECH
+from gateway.responses.request import RESPONSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +27,31 @@ class Kind:
     schema: TypeAdapter[Any]
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        kind.route: kind
-        for kind in (
-            Kind("/v1/chat/completions", Task.CHAT, CHAT),
-            Kind("/v1/completions", Task.COMPLETION, COMPLETION),
-            Kind("/v1/images/generations", Task.IMAGE, IMAGE),
-            Kind("/v1/audio/speech", Task.SPEECH, SPEECH),
-            Kind("/v1/embeddings", Task.EMBEDDING, EMBEDDING),
-        )
-    }
-)
-"""By route."""
+_CHAT = Kind("/v1/chat/completions", Task.CHAT, CHAT)
+_COMPLETION = Kind("/v1/completions", Task.COMPLETION, COMPLETION)
+_IMAGE = Kind("/v1/images/generations", Task.IMAGE, IMAGE)
+_SPEECH = Kind("/v1/audio/speech", Task.SPEECH, SPEECH)
+_EMBEDDING = Kind("/v1/embeddings", Task.EMBEDDING, EMBEDDING)
+RESPONSE = Kind("/v1/responses", Task.CHAT, RESPONSES)
+"""The only kind whose body is not the exchange's: a chat is made of it."""
 
-_BY_TASK = {kind.task: kind for kind in KINDS.values()}
-# What a body holds that no other kind's does; the first that is there counts.
+PLAIN = (_CHAT, _COMPLETION, _IMAGE, _SPEECH, _EMBEDDING)
+"""All others."""
+
+KINDS: Mapping[str, Kind] = MappingProxyType({kind.route: kind for kind in (*PLAIN, RESPONSE)})
+"""All, by route."""
+
+_BY_TASK = {kind.task: kind for kind in PLAIN}
+# What a body holds that no other kind's does, if the model is not known; the first that is there
+# counts.
 _MARKS = {
-    "messages": Task.CHAT,
-    "voice": Task.SPEECH,
-    "input": Task.EMBEDDING,
-    "size": Task.IMAGE,
-    "prompt": Task.COMPLETION,
+    "messages": _CHAT,
+    "voice": _SPEECH,
+    "input": _EMBEDDING,
+    "size": _IMAGE,
+    "prompt": _COMPLETION,
 }
+_MARKS_OF_CHATS = {"messages": _CHAT, "input": RESPONSE, "prompt": _COMPLETION}
 
 
 def kind_of(sent: Any, *, route: str | None, task_of: Callable[[str], str | None]) -> Kind:
@@ -68,10 +71,11 @@ def kind_of(sent: Any, *, route: str | None, task_of: Callable[[str], str | None
         return KINDS[route]
     body = sent if isinstance(sent, dict) else {}
     name = body.get("model")
-    kind = _infer(body, task_of(name) if isinstance(name, str) else None)
+    task = task_of(name) if isinstance(name, str) else None
+    kind = _infer(body, task)
     if kind is None:
         raise BadRequest(
-            f"The model {name!r} is asked with a file, not with JSON.",
+            f"The model {name!r} is for the task {task!r}, which is not asked with JSON here.",
             code="unsupported_task",
             param="model",
         )
@@ -79,10 +83,8 @@ def kind_of(sent: Any, *, route: str | None, task_of: Callable[[str], str | None
 
 
 def _infer(body: Json, task: str | None) -> Kind | None:
-    """Return the kind of a body for a model of `task`. Chat models take two."""
-    looks_like = next((task for name, task in _MARKS.items() if name in body), Task.CHAT)
-    if task is None:
-        return _BY_TASK[looks_like]
-    if task == Task.CHAT and looks_like is not Task.CHAT and "prompt" in body:
-        return _BY_TASK[Task.COMPLETION]
+    """Return the kind of a body for a model of `task`. Chat models take three."""
+    if task is None or task == Task.CHAT:
+        marks = _MARKS if task is None else _MARKS_OF_CHATS
+        return next((kind for name, kind in marks.items() if name in body), _CHAT)
     return _BY_TASK.get(Task(task))

@@ -200,7 +200,7 @@ class JsonSchema(OpenObject, total=False):
 
 
 class ResponseFormat(OpenObject, total=False):
-    type: Required[Literal["text", "json_object", "json_schema"]]
+    type: Required[Literal["text", "json_object", "json_schema", "json"]]  # "json" is TGI's
     json_schema: JsonSchema | None
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UpstreamFailed
 
 _HELD_FROM = 2  # requests that came too early
 
@@ -23,7 +23,7 @@ class _Refusal:
 
 
 class WaitingRoom:
-    """Holds requests of a key for a model within the `retry-after` of its last 503 there.
+    """Holds requests of a key for a model within the `retry-after` of an upstream's last 503 there.
 
     huggingface.js repeats a 503 at once and without end, huggingface_hub 0.23 to 0.28 every
     second. The first that comes too early goes on, as two requests of one key may have nothing to
@@ -68,13 +68,17 @@ class WaitingRoom:
                 del self._held[key_id]
 
     def note(self, key_id: str, model: str, error: GatewayError | None) -> None:
-        """Remember until when the client is to stay away; an answer ends that."""
+        """Remember until when the client is to stay away; an answer ends that.
+
+        What the gateway itself cannot do for a moment is none of it: there is nothing to be spared.
+        """
         if error is None:
             if self._refused:
                 self._refused.pop((key_id, model), None)
             return
         seconds = error.headers.get("retry-after", "")
-        if error.status == HTTPStatus.SERVICE_UNAVAILABLE and seconds.isdecimal():
+        is_unavailable = error.status == HTTPStatus.SERVICE_UNAVAILABLE
+        if is_unavailable and isinstance(error, UpstreamFailed) and seconds.isdecimal():
             refusal = self._refused.setdefault((key_id, model), _Refusal())
             refusal.until = self._clock() + int(seconds)
             self._refused.move_to_end((key_id, model))

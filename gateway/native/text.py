@@ -183,7 +183,7 @@ class NativeStream:
             else:
                 raise Interrupted("The answer ended before it was whole.")
         except (UpstreamError, GatewayError) as exc:
-            self.error = exc if isinstance(exc, GatewayError) else _failed(exc)
+            self.error = exc if isinstance(exc, GatewayError) else from_upstream(exc)
             tail = native_event(self.error)
         await self._job.meter.settle()
         self.is_over = True
@@ -216,12 +216,6 @@ def tell(exchange: Exchange, headers: Iterable[tuple[str, str]]) -> None:
     if exchange.found and exchange.found.status == "hit":
         told["x-compute-type"] = "cache"  # how the hosted service marked its own
     exchange.told = tuple(told.items())
-
-
-def _failed(error: UpstreamError) -> GatewayError:
-    failed = from_upstream(error)
-    failed.__cause__ = error
-    return failed
 
 
 def _frame(payload: bytes) -> bytes:

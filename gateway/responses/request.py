@@ -14,7 +14,15 @@ from pydantic import Field, TypeAdapter
 
 from adapters.base import Json
 from gateway.errors import BadRequest
-from gateway.requests import ChatRequest, Items, OpenObject, Sampling, Tokens, parse_body
+from gateway.requests import (
+    ChatRequest,
+    Items,
+    OpenObject,
+    Sampling,
+    Tokens,
+    check_body,
+    decode_body,
+)
 from gateway.responses.form import ResponsesForm
 from gateway.responses.history import Item, messages_of
 from gateway.responses.objects import Echo
@@ -109,7 +117,12 @@ class Asked:
 
 def parse_responses(data: bytes) -> Asked:
     """Return what is asked for. Raises BadRequest."""
-    sent = parse_body(RESPONSES, data)
+    return read_responses(decode_body(data))
+
+
+def read_responses(given: Any) -> Asked:
+    """Return what a body asks for that is decoded already. Raises BadRequest."""
+    sent = check_body(RESPONSES, given)
     for name, instead in _STATEFUL.items():
         if sent.get(name):
             raise _refused(name, f"is not supported: this gateway stores nothing. {instead}")

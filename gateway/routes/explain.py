@@ -21,8 +21,8 @@ def explain_route(front: Front, catalog: Catalog) -> ASGIRouteHandler:
 
     def parse(scope: Scope, data: bytes) -> Exchange:
         sent = decode_body(data)
-        task, body = read_request(sent, scope["user"], catalog, route=_route(scope))
-        return front.exchange(scope, task, body)
+        asked = read_request(sent, scope["user"], catalog, route=_route(scope))
+        return front.exchange(scope, asked.task, asked.body, form=asked.form, unheard=asked.unheard)
 
     return front.post("/explain", parse, read_json_body)
 

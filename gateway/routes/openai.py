@@ -18,7 +18,7 @@ from gateway.exchange import Exchange
 from gateway.forms import Form, read_form
 from gateway.keyring import Keyring
 from gateway.keys import Caller
-from gateway.request_kinds import KINDS, Kind
+from gateway.request_kinds import PLAIN, Kind
 from gateway.requests import parse_body
 from gateway.requests_audio import parse_transcription, parse_translation
 from gateway.routes.front import Front
@@ -70,7 +70,7 @@ def openai_router(
         _ROOT,
         guards=[require_key(keyring)],
         route_handlers=[
-            *map(json_route, KINDS.values()),
+            *map(json_route, PLAIN),
             form_route("/audio/transcriptions", Task.TRANSCRIPTION, parse_transcription),
             form_route("/audio/translations", Task.TRANSCRIPTION, parse_translation),
             responses_router(front),

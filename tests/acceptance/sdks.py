@@ -55,7 +55,7 @@ def node_sdk() -> Sdk:
 
 
 def python_packages(name: str, *requirements: str) -> Path:
-    """Return where `requirements` are, for PYTHONPATH. Skips the test where pip cannot install them."""
+    """Return a PYTHONPATH with `requirements`. Skips the test if they cannot be installed."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     return _installed([*pip, *requirements, "--target"], name)
 
@@ -85,6 +85,7 @@ def _installed(command: Sequence[str], name: str) -> Path:
                 env=os.environ | {"npm_config_update_notifier": "false"},
             )
         except (OSError, subprocess.SubprocessError) as error:
-            pytest.skip(f"{name} cannot be installed: {error}")
+            said = (getattr(error, "stderr", None) or b"").decode().splitlines()
+            pytest.skip(f"{name} cannot be installed: {said[-1] if said else error}")
         fresh.rename(folder)
     return folder

@@ -19,6 +19,7 @@ import pytest
 
 from adapters.local.weights import find
 from gateway.config import Settings
+from tests.acceptance.conftest import TOKENIZER
 from tests.acceptance.events import choices_of, events_of, text_of
 from tests.acceptance.llama_cpp_server import CONTEXT_TOKENS
 from tests.metered import Metered, metered_gateway
@@ -53,14 +54,11 @@ SCHEMA = {
 class Server:
     """One that runs. `process` prints a line when the model is loaded."""
 
-    port: int
+    url: str
     process: subprocess.Popen[str] = field(repr=False)
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
     async def when_loaded(self) -> None:
+        assert self.process.stdout
         line = await asyncio.to_thread(self.process.stdout.readline)
         assert line.startswith("ready")
 
@@ -75,33 +73,39 @@ async def _is_busy(client: httpx.AsyncClient) -> bool:
     return any(slot["is_processing"] for slot in (await client.get("/slots")).json())
 
 
-@contextmanager
-def started() -> Iterator[Server]:
-    """Start a server, which loads its model for a second or so, and end it with the block."""
+def free_url() -> str:
+    """Return where nothing listens."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def started(url: str) -> Iterator[Server]:
+    """Start a server, which loads its model for a second or so, and end it with the block."""
+    port = url.rpartition(":")[2]
     weights, template = find("smollm2-135m-instruct"), HERE / "hermes.jinja"
     process = subprocess.Popen(
-        [sys.executable, HERE / "llama_cpp_server.py", weights, str(port), template],
+        [sys.executable, HERE / "llama_cpp_server.py", weights, port, template],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
     try:
-        yield Server(port, process)
+        yield Server(url, process)
     finally:
         process.communicate(timeout=PATIENCE_SECONDS)
 
 
-def settings(server: Server) -> Settings:
-    upstream = {"name": "llama", "dialect": "openai", "base_url": server.url}
+def settings(url: str) -> Settings:
+    upstream = {"name": "llama", "dialect": "openai", "base_url": url}
+    targets = [{"upstream": "llama", "model": "served"}]
     return Settings.model_validate(
         {
             "upstreams": [upstream],
             "models": [
-                {"id": task, "task": task, "targets": [{"upstream": "llama", "model": "served"}]}
-                for task in ("chat", "embedding")
+                {"id": "chat", "tokenizer": str(TOKENIZER), "targets": targets},
+                {"id": "embedding", "task": "embedding", "targets": targets},
             ],
             "cache": {"ttl_seconds": 0},
         }
@@ -110,7 +114,7 @@ def settings(server: Server) -> Settings:
 
 @pytest.fixture(scope="module")
 async def server(anyio_backend: str) -> AsyncIterator[Server]:
-    with started() as running:
+    with started(free_url()) as running:
         await running.when_loaded()
         yield running
 
@@ -119,7 +123,7 @@ async def server(anyio_backend: str) -> AsyncIterator[Server]:
 async def gateway(
     server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Metered]:
-    async with metered_gateway(settings(server), tmp_path_factory.mktemp("gateway")) as running:
+    async with metered_gateway(settings(server.url), tmp_path_factory.mktemp("gateway")) as running:
         yield running
 
 
@@ -213,6 +217,22 @@ async def test_a_stream_is_metered_whether_or_not_the_client_asks_for_usage(
         usage["completion_tokens"],
         False,
     )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_all_choices_are_metered_though_it_tells_of_one(
+    stream: bool, client: httpx.AsyncClient, gateway: Metered
+) -> None:
+    single = await client.post("/completions", json=completion())
+    answer = await client.post("/completions", json=completion(prompt=[COUNT] * 3, stream=stream))
+
+    assert answer.status_code == 200, answer.text
+    record = await record_of(gateway, answer.headers["x-request-id"])
+    usage = single.json()["usage"]
+    # What several choices say by turns is counted as one text, and may be some tokens less.
+    assert record["output_tokens"] > 2.5 * usage["completion_tokens"]
+    assert record["input_tokens"] >= 3 * usage["prompt_tokens"]
+    assert record["estimated"]
 
 
 async def test_it_stops_before_the_text_that_it_is_to_stop_at(sdk: openai.AsyncOpenAI) -> None:
@@ -372,28 +392,29 @@ async def test_it_stops_generating_when_the_client_leaves(
 
 
 async def test_a_model_that_is_loading_is_waited_for(tmp_path: Path) -> None:
-    with started() as loading:
-        async with (
-            metered_gateway(settings(loading), tmp_path) as gateway,
-            gateway.client(await gateway.new_key()) as client,
-        ):
-            await says_that_it_is_loading(loading)
+    url = free_url()
+    async with (
+        metered_gateway(settings(url), tmp_path) as gateway,
+        gateway.client(await gateway.new_key()) as client,
+    ):
+        with started(url):
+            assert await first_word(url) == "Loading model"
+
             answer = await client.post("/chat/completions", json=chat())
 
     assert answer.status_code == 200, answer.text
 
 
-async def says_that_it_is_loading(server: Server) -> None:
-    """Wait until it listens, which it does before it loads."""
+async def first_word(url: str) -> str:
+    """Return what a server says when it has begun to listen, which is before it loads."""
     async with (
         asyncio.timeout(PATIENCE_SECONDS),
-        httpx.AsyncClient(base_url=server.url, trust_env=False) as client,
+        httpx.AsyncClient(base_url=url, trust_env=False) as client,
     ):
         while True:
             try:
-                reply = await client.get("/health")
+                told: str = (await client.get("/health")).json()["error"]["message"]
             except httpx.TransportError:
                 await asyncio.sleep(0.01)
             else:
-                assert reply.json()["error"]["message"] == "Loading model"
-                return
+                return told

@@ -90,6 +90,10 @@ PARAMETERS: dict[str, tuple[Json, Json]] = {
         _format(type="json_object", value=SCHEMA),
         DRAWN | _grammar(SCHEMA),
     ),
+    "a schema as TGI's users send it": (
+        _format(type="json", value=SCHEMA),
+        DRAWN | _grammar(SCHEMA),
+    ),
     "text": (_format(type="text"), DRAWN),
     "a tool that may be called": ({"tools": [TOOL], "tool_choice": "auto"}, DRAWN),
     "a tool that must be called": (

@@ -44,6 +44,7 @@ ROUTES = {
     "image": "/images/generations",
     "speech": "/audio/speech",
     "embedding": "/embeddings",
+    "response": "/responses",
 }
 BODIES: dict[str, dict[str, Any]] = {
     "chat": {"messages": HELLO, "seed": 3, "temperature": 0.70, "user": "someone"},
@@ -51,7 +52,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "image": {"prompt": "a fox", "seed": 3, "size": "64x64"},
     "speech": {"input": "Hello there.", "voice": "alloy"},
     "embedding": {"input": ["one", "two"]},
+    "response": {"input": "Hello", "instructions": "Be brief.", "seed": 3, "store": True},
 }
+OF_CHAT_MODELS = ("completion", "response")
 CASES = [(task, dialect) for task in BODIES for dialect in ("openai", "hf")]
 
 
@@ -72,7 +75,7 @@ class Told(msgspec.Struct):
 
 def settings(url: str, **options: Any) -> Settings:
     """Return settings with a model `{task}/{dialect}` for each case, and priced chats."""
-    cases = {(task.replace("completion", "chat"), dialect) for task, dialect in CASES}
+    cases = [case for case in CASES if case[0] not in OF_CHAT_MODELS]
     return Settings.model_validate(
         {
             "upstreams": [
@@ -89,7 +92,7 @@ def settings(url: str, **options: Any) -> Settings:
                     "targets": [{"upstream": dialect, "model": f"their/{task}"}],
                     "price": {"input_usd_per_million": 2, "output_usd_per_million": 30},
                 }
-                for task, dialect in sorted(cases)
+                for task, dialect in cases
             ],
             **options,
         }
@@ -97,7 +100,8 @@ def settings(url: str, **options: Any) -> Settings:
 
 
 def body_of(task: str, dialect: str, **fields: Any) -> dict[str, Any]:
-    return {"model": f"{task.replace('completion', 'chat')}/{dialect}", **BODIES[task], **fields}
+    model = "chat" if task in OF_CHAT_MODELS else task
+    return {"model": f"{model}/{dialect}", **BODIES[task], **fields}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -195,7 +199,7 @@ async def test_each_call_of_a_request_is_shown(client: httpx.AsyncClient) -> Non
 async def test_the_task_follows_from_body_and_model(task: str, client: httpx.AsyncClient) -> None:
     told = await explained(client, body_of(task, "hf"))
 
-    assert told["task"] == task
+    assert told["task"] == ("chat" if task == "response" else task)
     assert told["object"] == "explanation"
     assert told["model"] == body_of(task, "hf")["model"]
 
@@ -231,6 +235,7 @@ async def test_parameters_that_are_left_out_are_named(client: httpx.AsyncClient)
     told = await explained(client, body_of("chat", "hf", user="x", wishful=1))
 
     assert "wishful" in told["ignored"]
+    assert "store" in (await explained(client, body_of("response", "hf")))["ignored"]
 
 
 async def test_long_base64_is_cut_short_with_its_size(client: httpx.AsyncClient) -> None:
@@ -261,6 +266,10 @@ MISTAKES: list[tuple[str, dict[str, Any]]] = [
     ("speech", body_of("speech", "hf", input=" ")),
     ("image", body_of("image", "hf", n=0)),
     ("embedding", body_of("embedding", "hf", input=[])),
+    ("response", body_of("response", "hf", input=[])),
+    ("response", body_of("response", "hf", previous_response_id="resp_1")),
+    ("response", body_of("response", "hf", text={"format": {"type": "json_object"}})),
+    ("response", {"model": "chat/hf", "input": [{"role": "user", "content": 3}]}),
 ]
 
 
@@ -349,18 +358,19 @@ async def say_hi_in_full(visit: Visit) -> None:
     await visit.send(http(data, kind="application/json"))
 
 
-async def test_an_answer_is_kept_where_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", ["chat", "response"])
+async def test_an_answer_is_kept_where_it_says(task: str, tmp_path: Path) -> None:
     async with (
         metered(say_hi_in_full, tmp_path) as (site, _),
         site.client(await site.new_key()) as client,
     ):
-        body = body_of("chat", "openai")
+        body = body_of(task, "openai")
         told = await explained(client, body)
         [answer] = told["cache"]["answers"]
         cache = Store(site.stores.cache_url, timeout_seconds=5)
         assert await cache.call("EXISTS", answer["place"]) == 0
 
-        made = await client.post("/chat/completions", json=body)
+        made = await client.post(ROUTES[task], json=body)
 
         assert made.headers["x-dragoman-cache"] == "miss"
         assert await cache.call("EXISTS", answer["place"]) == 1

@@ -67,7 +67,9 @@ def test_it_tells_the_same_to_people() -> None:
 
 def test_it_says_to_people_why_an_answer_is_not_kept() -> None:
     unseeded = {name: value for name, value in CHAT.items() if name != "seed"}
-    assert "not used: it would be drawn anew" in explain(unseeded).stdout
+    shown = explain(unseeded).stdout
+    assert "not used: it would be drawn anew" in shown
+    assert "cache key" not in shown
 
 
 def test_a_request_may_be_in_a_file(tmp_path: Path) -> None:
@@ -83,6 +85,7 @@ def test_another_model_may_be_asked_for() -> None:
         "embedding",
         "sentence-transformers/all-MiniLM-L6-v2",
     )
+    assert told["prompts"] == []
 
 
 def test_the_cache_is_that_of_the_key_that_is_named() -> None:
@@ -107,7 +110,7 @@ def test_a_route_may_be_named() -> None:
         ({}, "'model'"),
         ({"model": "nope", "prompt": "x"}, "'nope'"),
         (CHAT | {"temperature": 9}, "'temperature'"),
-        ({"model": "local-transcription", "file": "x"}, "with a file"),
+        ({"model": "local-transcription", "file": "x"}, "'transcription'"),
         ({"model": "local-speech", "input": "", "voice": "alloy"}, "'input'"),
     ],
 )
@@ -116,6 +119,15 @@ def test_a_bad_request_is_refused_in_one_sentence(sent: Any, words: str) -> None
 
     check_refusal(result, words)
     assert result.stderr.count("\n") == 1
+
+
+def test_the_body_of_a_response_is_explained_as_the_chat_that_it_is() -> None:
+    response = {"model": "local-chat", "input": "Hello", "seed": 1, "store": True}
+
+    told = explained(response)
+
+    assert told["prompts"] == [PROMPT]
+    assert told["ignored"] == ["store"]
 
 
 def test_a_bad_configuration_is_refused(tmp_path: Path) -> None:

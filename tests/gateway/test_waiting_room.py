@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, UpstreamFailed
 from gateway.waiting_room import WaitingRoom
 from tests.gateway.fake_book import Clock
 from tests.patience import PATIENCE_SECONDS, Stopwatch
@@ -27,7 +27,7 @@ def clock() -> Clock:
 
 
 def loading(seconds: int) -> GatewayError:
-    return GatewayError("loading", status=503, headers={"retry-after": str(seconds)})
+    return UpstreamFailed("loading", status=503, headers={"retry-after": str(seconds)})
 
 
 async def turned_away(room: WaitingRoom, seconds: int, key: str = "k") -> None:
@@ -90,12 +90,13 @@ async def test_an_answer_ends_it(clock: Clock) -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        GatewayError("x", status=429, headers={"retry-after": "20"}),
-        GatewayError("x", status=503),
-        GatewayError("x", status=404),
+        UpstreamFailed("x", status=429, headers={"retry-after": "20"}),
+        UpstreamFailed("x", status=503),
+        UpstreamFailed("x", status=404),
+        GatewayError("x", status=503, headers={"retry-after": "20"}),
     ],
 )
-async def test_only_a_503_that_says_when_to_come_is_remembered(
+async def test_only_an_upstreams_503_that_says_when_to_come_is_remembered(
     clock: Clock, error: GatewayError
 ) -> None:
     room = WaitingRoom(clock=clock)

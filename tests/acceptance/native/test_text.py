@@ -301,7 +301,9 @@ async def test_their_late_errors_are_native_events(client, upstream):
     upstream.play(streamed(json.dumps(chunk).encode()))
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
     got = await client.post("/models/open/text/v1/chat/completions", json=body)
-    assert isinstance(events(got.content)[-1]["error"], str)
+    failure = events(got.content)[-1]
+    assert isinstance(failure["error"], str)
+    assert failure["error_type"] == "incomplete_generation"
 
 
 @pytest.mark.parametrize(
