@@ -31,6 +31,7 @@ _IMAGE = re.compile(r"!\[\]\(data:[^)]*\)")
 # `adapters.prompt_images`).
 _LINK = re.compile(r"!\[\]\((?!data:)")
 _BROKEN_LINK = "!\u200b[]("
+_BOUNDS = frozenset(("max_new_tokens", "max_length"))  # of TGI, and of transformers' pipelines
 _EVENTS = "text/event-stream; charset=utf-8"
 
 
@@ -46,7 +47,7 @@ async def prepare_text(
         exchange=exchange,
         part=NativePart(
             errand=exchange.errand(route, request),
-            call=_call(route.target, asked),
+            call=_call(route.target, asked, most=most),
             is_path_given=asked.pipeline is not None,
             is_text=True,
         ),
@@ -81,10 +82,10 @@ def _request(
     )
 
 
-def _call(target: Target, asked: NativeRequest) -> Call:
+def _call(target: Target, asked: NativeRequest, *, most: int) -> Call:
     dialect = target.upstream.dialect_name
     path = native_path(dialect, target.model, asked.operation, asked.pipeline)
-    changes = _changes(asked, has_operations=dialect in WITH_OPERATIONS)
+    changes = _changes(asked, most=most, has_operations=dialect in WITH_OPERATIONS)
     return Call(path=path, body=asked.payload(changes))
 
 
@@ -233,19 +234,24 @@ def _shaped(data: bytes, *, is_object: bool) -> bytes:
     return bytes(text)
 
 
-def _changes(asked: NativeRequest, *, has_operations: bool) -> dict[str, Any]:
-    """Return what must be said otherwise: links in the prompt, and what the path says elsewhere.
+def _changes(asked: NativeRequest, *, most: int, has_operations: bool) -> dict[str, Any]:
+    """Return what must be said otherwise: links in the prompt, how much may be made at `most`, and
+    what the path says elsewhere.
 
     `has_operations`: the server has paths for them. To others `/generate` is told by its defaults.
     """
     changes: dict[str, Any] = {}
     if _LINK.search(asked.text):
         changes["inputs"] = _LINK.sub(_BROKEN_LINK, asked.text)
+    # Without any parameters the server draws, with some only if they say so.
+    parameters = given = asked.parameters or {"do_sample": True}
+    if not _BOUNDS.intersection(given):  # else it would fill its context
+        parameters = parameters | {"max_new_tokens": most}
     if asked.operation is not Operation.PREDICT and not has_operations:
         changes["stream"] = True if asked.asks_stream else None
-        # Without any parameters the server draws, with some only if they say so.
-        given = asked.parameters or {"do_sample": True}
-        changes["parameters"] = {"return_full_text": False} | given
+        parameters = {"return_full_text": False} | parameters
+    if parameters is not given:
+        changes["parameters"] = parameters
     return changes
 
 

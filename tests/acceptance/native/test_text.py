@@ -44,7 +44,8 @@ def events(body: bytes) -> list[dict[str, Any]]:
 )
 async def test_a_request_reaches_the_server_byte_for_byte(client, upstream, path):
     upstream.play(generated("What is deep learning"))
-    sent = b'{ "inputs": "Hi \\u00e9", "parameters": {"seed": 18446744073709551615, "top_p": 0.90}}'
+    parameters = b'{"seed": 18446744073709551615, "max_new_tokens": 5, "top_p": 0.90}'
+    sent = b'{ "inputs": "Hi \\u00e9", "parameters": %b}' % parameters
     got = await client.post(path, content=sent, headers=JSON)
     assert got.status_code == 200
     [visit] = upstream.visits
@@ -86,15 +87,34 @@ async def test_generate_has_its_own_defaults_at_a_server_without_such_a_path(cli
     await client.post("/models/org/text/generate", json={"inputs": "b", "parameters": asked})
     bodies = [visit.body for visit in upstream.visits]
     assert bodies == [
-        {"inputs": "a", "parameters": {"return_full_text": False, "do_sample": True}},
+        {
+            "inputs": "a",
+            "parameters": {"return_full_text": False, "do_sample": True, "max_new_tokens": 1024},
+        },
         {"inputs": "b", "parameters": asked},
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (None, {"do_sample": True, "max_new_tokens": 1024}),  # without parameters TGI draws
+        ({"top_k": 3}, {"top_k": 3, "max_new_tokens": 1024}),
+        ({"max_new_tokens": 7}, {"max_new_tokens": 7}),
+        ({"max_length": 30}, {"max_length": 30}),
+    ],
+)
+async def test_no_text_is_longer_than_what_is_reserved_for_it(client, upstream, given, sent):
+    upstream.play(generated("t"))
+    body = {"inputs": "How long"} | ({} if given is None else {"parameters": given})
+    await client.post("/models/org/text", json=body)
+    assert upstream.visits[0].body["parameters"] == sent
 
 
 @pytest.mark.parametrize("ending", ["", "/generate", "/generate_stream"])
 async def test_a_tgi_server_is_asked_at_the_same_path(client, upstream, ending):
     upstream.play(streamed(*STREAM) if ending.endswith("stream") else generated("t"))
-    sent = json.dumps({"inputs": ending}).encode()
+    sent = json.dumps({"inputs": ending, "parameters": {"max_new_tokens": 3}}).encode()
     got = await client.post(f"/models/org/tgi{ending}", content=sent, headers=JSON)
     assert got.status_code == 200
     [visit] = upstream.visits
