@@ -36,7 +36,7 @@ class WaitingRoom:
     def __init__(
         self,
         *,
-        longest_seconds: float = 10.0,
+        longest_seconds: float = 2.0,
         most_held: int = 100,
         most_known: int = 10_000,
         clock: Callable[[], float] = time.monotonic,

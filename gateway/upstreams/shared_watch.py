@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from asyncio import Future, TimerHandle
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,10 @@ def _script(name: str) -> Script:
 _LOOK, _LEAVE = map(_script, ("look", "leave"))
 
 
-def shared_in(store: Store) -> Watches:
+def shared_in(store: Store, *, patience_seconds: float = _PATIENCE_SECONDS) -> Watches:
     """Return what makes the watches of this worker."""
     worker = secrets.token_hex(8)
-    return lambda name: SharedWatch(store, name, token=worker)
+    return partial(SharedWatch, store, token=worker, patience_seconds=patience_seconds)
 
 
 class SharedWatch:

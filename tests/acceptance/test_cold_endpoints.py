@@ -108,8 +108,9 @@ async def test_an_estimate_that_never_shrinks_counts_from_the_first_time(
         reply = await ask(gateway, http, **{"x-wait-for-model": "0"})
         told.append(int(reply.headers["retry-after"]))
     assert told[0] == 5
-    # The third was held until it was time; from then on the next question is what is told.
-    assert time.monotonic() - began > 4
+    # The third was held for a while, which the estimate is shorter by then.
+    assert time.monotonic() - began > 1.9
+    assert told[-1] < told[0]
     assert all(1 <= seconds <= 5 for seconds in told)
 
 

@@ -58,8 +58,9 @@ class Model:
 
 
 class Worker:
-    def __init__(self, name: str, store: Store, model: Model) -> None:
-        self.cold_start = ColdStart(shared_in(store)("http://u m"))
+    def __init__(self, name: str, store: Store, model: Model, patience_seconds: float) -> None:
+        watches = shared_in(store, patience_seconds=patience_seconds)
+        self.cold_start = ColdStart(watches("http://u m"))
         self.store = store
         self._name = name
         self._model = model
@@ -73,14 +74,17 @@ class Worker:
 
 
 @asynccontextmanager
-async def workers(url: str, model: Model, *names: str) -> AsyncIterator[list[Worker]]:
+async def workers(
+    url: str, model: Model, *names: str, patience_seconds: float = 5
+) -> AsyncIterator[list[Worker]]:
+    """Yield workers that take no busy store for a lost one, unless they are impatient."""
     async with AsyncExitStack() as closing:
         made = []
         for name in names:
-            store = Store(url, timeout_seconds=0.05, probe_seconds=0.05)
+            store = Store(url, timeout_seconds=patience_seconds, probe_seconds=0.05)
             closing.push_async_callback(store.aclose)
             await store.call("PING")
-            made.append(Worker(name, store, model))
+            made.append(Worker(name, store, model, patience_seconds))
         yield made
 
 
@@ -230,7 +234,7 @@ async def test_without_the_store_every_worker_asks_for_itself(
     server: RealServer, trouble: str
 ) -> None:
     model = Model()
-    async with workers(server.url, model, *"ab") as both:
+    async with workers(server.url, model, *"ab", patience_seconds=0.05) as both:
         getattr(server, trouble)()
         tasks = [worker.ask() for worker in both for _ in range(5)]
         await asyncio.gather(model.was_asked(8, by="a"), model.was_asked(8, by="b"))
