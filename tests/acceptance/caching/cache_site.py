@@ -111,10 +111,12 @@ async def slow(site: Site) -> AsyncIterator[None]:
 @asynccontextmanager
 async def full(site: Site) -> AsyncIterator[None]:
     """Let the store refuse to store."""
-    for limit in (1, 0):
-        await site.cache.call("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory", limit)
-        if limit:
-            yield
+    limit = ("CONFIG", "SET", "maxmemory-policy", "noeviction", "maxmemory")
+    await site.cache.call(*limit, 1)
+    try:
+        yield
+    finally:
+        await site.cache.call(*limit, 0)
 
 
 Outage = Callable[[Site], AbstractAsyncContextManager[None]]

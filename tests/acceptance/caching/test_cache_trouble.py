@@ -155,7 +155,8 @@ async def test_a_full_store_still_serves_what_it_holds(site: Site) -> None:
     async with full(site):
         assert (await right(site, prompt)).cache == "hit"
         assert (await right(site, other := new_prompt())).cache == "miss"
-        assert (await right(site, other)).cache == "miss"
+        # Not kept; but who comes at once may still share it.
+        assert (await right(site, other)).cache in ("miss", "shared")
 
 
 async def test_a_store_that_hangs_once_it_was_asked_costs_50_ms_at_most(silent: Site) -> None:
