@@ -169,7 +169,10 @@ class ColdStart:
                     raise
 
     async def _look(self) -> float:
-        """Learn what others know. Returns how many seconds are to pass, 0 if it may be asked."""
+        """Learn what others know. Returns how many seconds are to pass, 0 if it may be asked.
+
+        Whoever has the turn looks as often as the others: one of them may find the model loaded.
+        """
         sight = await self._watch.look(self._outlook, is_news=self._is_news)
         self._is_news = False
         if sight.outlook:
@@ -177,7 +180,9 @@ class ColdStart:
         if sight.is_loaded:
             self._let_in()
             return 0.0
-        return self._outlook.pause_seconds if sight.is_ours else _GLANCE_SECONDS
+        return (
+            min(self._outlook.pause_seconds, _GLANCE_SECONDS) if sight.is_ours else _GLANCE_SECONDS
+        )
 
     async def _pause(self, seconds: float) -> None:
         """Let so much time pass, unless someone else finds the model loaded."""

@@ -64,7 +64,7 @@ def node_packages(name: str, *requirements: str) -> Path:
     """Return the `node_modules` with `requirements`. Skips the test without `node` and `npm`."""
     if not (shutil.which("node") and (npm := shutil.which("npm"))):
         pytest.skip(f"{name} needs 'node' and 'npm', which are not both here")
-    quiet = ["--silent", "--no-audit", "--no-fund", "--no-save"]
+    quiet = ["--silent", "--no-audit", "--no-fund", "--no-save", "--fetch-retries=0"]
     return _installed([npm, "install", *quiet, *requirements, "--prefix"], name) / "node_modules"
 
 

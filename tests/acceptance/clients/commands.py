@@ -3,12 +3,48 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
+
+import pytest
 
 from tests.acceptance.sdks import Sdk, node_packages, python_packages
 
 HERE = Path(__file__).parent
+
+# What goes together is installed together, as its own dependencies are many and the same.
+ENVIRONMENTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cookbook": ("huggingface_hub==0.26.5", "transformers==4.46.3", "pillow"),
+        "tgi": ("text-generation==0.7.0",),
+        "instructor": ("instructor==1.17.0",),
+        "frameworks": (
+            "langchain-openai==1.7.3",
+            "langchain-huggingface==1.2.3",
+            "pydantic-ai-slim[openai]==2.68.0",
+            "openai-agents==0.24.0",
+        ),
+    }
+)
+
+
+def install() -> None:
+    """Install all environments that are not there yet, side by side.
+
+    One that cannot be had is left to whoever asks for it.
+    """
+
+    def each(name: str) -> None:
+        try:
+            python_packages(name, *ENVIRONMENTS[name])
+        except pytest.skip.Exception:
+            return
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(each, ENVIRONMENTS))
 
 
 def here(scenarios: str, package: str) -> Sdk:
@@ -16,10 +52,11 @@ def here(scenarios: str, package: str) -> Sdk:
     return Sdk(version(package), _in_python(scenarios))
 
 
-def from_pypi(scenarios: str, requirement: str, *beside: str) -> Sdk:
-    """Return a package, as `name==version`, with those `beside` it. Skips the test without it."""
-    name, _, number = requirement.partition("==")
-    folder = python_packages(f"{name.partition('[')[0]}-{number}", requirement, *beside)
+def from_pypi(scenarios: str, package: str, *, environment: str) -> Sdk:
+    """Return a package of one of `ENVIRONMENTS`. Skips the test where it cannot be installed."""
+    requirements = ENVIRONMENTS[environment]
+    [number] = [one.partition("==")[2] for one in requirements if one.startswith(package)]
+    folder = python_packages(environment, *requirements)
     return Sdk(number, _in_python(scenarios), env={"PYTHONPATH": str(folder)})
 
 

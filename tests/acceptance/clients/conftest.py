@@ -20,6 +20,7 @@ from adapters.local.transcription import TranscriptionModel
 from gateway.config import Cache, Settings
 from gateway.config_catalog import Model, Target, Upstream
 from gateway.local_models import with_local_upstream
+from tests.acceptance.clients.commands import install
 from tests.acceptance.clients.upstream import Scripted
 from tests.acceptance.sdks import Sdk
 from tests.gateway.running import serving
@@ -56,7 +57,13 @@ async def site(
 
 
 @pytest.fixture(scope="session")
-async def run(site: Metered) -> Run:
+def installed() -> None:
+    """All clients are there that can be had."""
+    install()
+
+
+@pytest.fixture(scope="session")
+async def run(installed: None, site: Metered) -> Run:
     """Return what runs the scenarios of a client, with a key of its own; returns its facts."""
 
     async def run(sdk: Sdk) -> Facts:

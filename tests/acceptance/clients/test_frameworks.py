@@ -14,14 +14,13 @@ from tests.acceptance.sdks import Sdk
 
 pytestmark = pytest.mark.anyio
 
+together = partial(from_pypi, environment="frameworks")
 FRAMEWORKS: dict[str, Callable[[], Sdk]] = {
-    "langchain-openai": partial(from_pypi, "langchain_chat", "langchain-openai==1.7.3"),
-    "langchain-huggingface": partial(
-        from_pypi, "langchain_endpoint", "langchain-huggingface==1.2.3"
-    ),
-    "pydantic-ai": partial(from_pypi, "pydantic_agents", "pydantic-ai-slim[openai]==2.68.0"),
-    "instructor": partial(from_pypi, "structured", "instructor==1.17.0"),
-    "openai-agents": partial(from_pypi, "openai_agents", "openai-agents==0.24.0"),
+    "langchain-openai": partial(together, "langchain_chat", "langchain-openai"),
+    "langchain-huggingface": partial(together, "langchain_endpoint", "langchain-huggingface"),
+    "pydantic-ai": partial(together, "pydantic_agents", "pydantic-ai-slim"),
+    "openai-agents": partial(together, "openai_agents", "openai-agents"),
+    "instructor": partial(from_pypi, "structured", "instructor", environment="instructor"),
     "vercel-ai": partial(
         from_npm,
         "vercel_ai",

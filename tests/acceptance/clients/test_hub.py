@@ -25,8 +25,7 @@ TOO_FEW = "Input validation error: `max_new_tokens` must be strictly positive"
 @pytest.fixture(scope="module")
 async def tour(run: Run) -> Facts:
     """What the cookbook's calls saw."""
-    beside = ("transformers==4.46.3", "pillow")
-    return await run(from_pypi("cookbook", f"huggingface_hub=={OLD}", *beside))
+    return await run(from_pypi("cookbook", "huggingface_hub", environment="cookbook"))
 
 
 @pytest.fixture(scope="module")

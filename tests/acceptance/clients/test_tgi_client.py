@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(scope="module")
 async def facts(run: Run) -> Facts:
     """What the scenarios saw."""
-    return await run(from_pypi("tgi", "text-generation==0.7.0"))
+    return await run(from_pypi("tgi", "text-generation", environment="tgi"))
 
 
 @pytest.mark.parametrize("scenario", ["text", "text_streamed"])
