@@ -14,11 +14,17 @@ from tests.acceptance.recordings import recording
 from tests.acceptance.upstreams.conftest import completion, record_of
 from tests.acceptance.upstreams.mortal import Mortal
 from tests.metered import Metered
+from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Visit
 
 pytestmark = pytest.mark.anyio
 
 REQUESTS, AT_ONCE = 200, 40
+PATIENT = {  # a busy machine is no fault of the server that lives
+    "connect_timeout_seconds": PATIENCE_SECONDS,
+    "first_byte_timeout_seconds": PATIENCE_SECONDS,
+    "timeout_seconds": PATIENCE_SECONDS,
+}
 OVERLOADED = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"
 FAILED = b"HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n"
 ANSWER = recording("native/plain.answer").whole()
@@ -52,9 +58,11 @@ async def load(client: httpx.AsyncClient, *, stream: bool, on_half: Any) -> list
 async def test_of_two_targets_one_is_killed_under_load_and_nobody_notices(start, stream: bool):
     """But for streams that had begun, if any: those end in an error event."""
     with Mortal(seconds=0.05) as doomed, Mortal(seconds=0.05) as other:
-        gateway = await start(
-            {"a": {"base_url": doomed.url}, "b": {"base_url": other.url}}, [model("a", "b")]
-        )
+        upstreams = {
+            name: {"base_url": url, **PATIENT}
+            for name, url in (("a", doomed.url), ("b", other.url))
+        }
+        gateway = await start(upstreams, [model("a", "b")])
         async with gateway.client(await gateway.new_key()) as client:
             replies = await load(client, stream=stream, on_half=doomed.kill)
             assert Counter(reply.status_code for reply in replies) == {200: REQUESTS}
