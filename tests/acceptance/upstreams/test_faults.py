@@ -175,7 +175,7 @@ async def gateway(
     first, second = pair
     upstreams = {
         "first": {"base_url": first.url},
-        "second": {"base_url": second.url},
+        "second": {"base_url": second.url, "first_byte_timeout_seconds": 30, "timeout_seconds": 30},
         "nowhere": {"base_url": NOWHERE},
     }
     models = []
