@@ -90,7 +90,9 @@ class Admission:
             if found:
                 usage = found.charged(usage)
             route = self.exchange.route or self._route
-            record = record_of(self.exchange, route, usage, status=status, finish=finish)
+            self.exchange.record = record = record_of(
+                self.exchange, route, usage, status=status, finish=finish
+            )
             self._settled = self._begin(record.amounts, encode(record).decode())
         await asyncio.shield(self._settled)
 

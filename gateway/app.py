@@ -17,6 +17,7 @@ from litestar.openapi.plugins import SwaggerRenderPlugin
 
 from adapters.transport import Transport
 from gateway import __version__
+from gateway.access import ACCESS
 from gateway.book import Book, BookUnavailable
 from gateway.cache.cache import Cache, NoCache
 from gateway.cache.files import FOLDER as ANSWERS
@@ -187,6 +188,7 @@ def _refuse_page(answer: Response[Any]) -> Response[Any]:
 
 
 def _answer_gateway_error(request: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
+    request.scope[ACCESS].code = error.code  # type: ignore[literal-required]
     return Response(
         native_body(error) if FACE.match(request.scope["raw_path"]) else error.body(),
         status_code=error.status,

@@ -130,6 +130,31 @@ class Hub(Section):
         return os.environ[self.api_key_env].strip()
 
 
+class Metrics(Section):
+    """What `/metrics` tells."""
+
+    per_key: bool = False  # what each key uses, by its public id
+    most_keys: Annotated[int, Field(ge=1, le=10_000)] = 100  # told apart; the rest are `_other`
+
+
+class Logs(Section):
+    """What is logged: requests on standard output, all else on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal, else JSON
+    access: bool = True  # a line for each request
+    payloads: bool = False  # prompts and answers too, as far as `payload_chars`
+    payload_chars: Annotated[int, Field(ge=1, le=100_000)] = 2000
+
+
+class Traces(Section):
+    """Spans by OpenTelemetry, which the extra `traces` installs."""
+
+    # Where they are sent by OTLP over HTTP. None: where OTEL_EXPORTER_OTLP_ENDPOINT says, or none.
+    endpoint: BaseUrl | None = None
+    share: Annotated[float, Field(ge=0, le=1)] = 1  # of the requests that begin a trace here
+
+
 class Settings(BaseSettings):
     """All of it."""
 
@@ -144,6 +169,9 @@ class Settings(BaseSettings):
     ledger: Ledger = Ledger()
     retries: Retries = Retries()
     hub: Hub = Hub()
+    metrics: Metrics = Metrics()
+    logs: Logs = Logs()
+    traces: Traces = Traces()
     upstreams: tuple[Upstream, ...] = ()
     models: tuple[Model, ...] = ()
 

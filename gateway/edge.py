@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from gateway.access import ACCESS, Access, Observer
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
-
-REQUEST_ID = "dragoman.request_id"
 
 _SLASHES = re.compile(r"/{2,}")
 _EXPOSED = (
@@ -29,35 +30,55 @@ _METHODS = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 
 
 class Edge:
-    """Wraps an ASGI application. Browsers ask OPTIONS before they have a key to show."""
+    """Wraps an ASGI application, and tells `observers` of each request but browsers' OPTIONS.
 
-    def __init__(self, app: ASGIApp) -> None:
+    These come before there is a key to show.
+    """
+
+    def __init__(self, app: ASGIApp, observers: Sequence[Observer] = ()) -> None:
         self._app = app
+        self._observers = observers
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
-        request_id = uuid7()
-        head = ((b"x-request-id", request_id.encode()), *CORS)
+        access = Access(uuid7(), scope["method"])
+        head = ((b"x-request-id", access.id.encode()), *CORS)
 
         async def send_with_head(message: Message) -> None:
             if message["type"] == "http.response.start":
-                spent = int((time.perf_counter() - began) * 1000)
+                access.status = message["status"]
+                spent = int((time.perf_counter() - access.began) * 1000)
                 timing = (b"openai-processing-ms", b"%d" % spent)
                 message["headers"] = [*message["headers"], *head, timing]
+                await send(message)
+                return
             await send(message)
+            if message["type"] == "http.response.body":
+                access.note_sent(message["body"])
+                access.is_complete = not message["more_body"]
 
         if scope["method"] == "OPTIONS":
             await _preflight(scope, send_with_head)
             return
-        scope[REQUEST_ID] = request_id
+        scope[ACCESS] = access
         if "//" in scope["path"]:
             scope["path"] = _SLASHES.sub("/", scope["path"])
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
-        await self._app(scope, receive, send_with_head)
+        for observer in self._observers:
+            observer.began(access, scope)
+        try:
+            await self._app(scope, receive, send_with_head)
+        finally:
+            self._end(access, scope)
+
+    def _end(self, access: Access, scope: Any) -> None:
+        access.seconds = time.perf_counter() - access.began
+        access.route = scope.get("path_template", "")
+        for observer in self._observers:
+            observer.ended(access, scope)
 
 
 def uuid7() -> str:

@@ -15,6 +15,7 @@ from gateway.cache.directives import NO_DIRECTIVES, Directives
 from gateway.errors import GatewayError
 from gateway.found import Found
 from gateway.keys import Caller
+from gateway.ledger import Record
 from gateway.native.request import NativeRequest
 from gateway.quotas import Snapshot
 from gateway.tapes import Part, Tape
@@ -53,6 +54,7 @@ class Exchange:
     is_paced: bool = False  # what was kept is to come at the pace at which it was made
     base_url: str = ""  # where the client reached the gateway
     client: str = ""  # its address
+    trace: tuple[tuple[str, str], ...] = ()  # headers that go with its calls
     counts_tokens: bool = True
     route: Route | None = None
     found: Found | None = None  # what its answer is made of
@@ -67,6 +69,8 @@ class Exchange:
     began: float = field(default_factory=time.perf_counter)
     first_token_ms: int | None = None
     snapshot: Snapshot | None = None  # of the account, when it was admitted
+    exceeded: str | None = None  # the limit that it was refused by
+    record: Record | None = None  # what the ledger has of it, once it is settled
     is_degraded: bool = False  # admitted without the state store
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -98,7 +102,13 @@ class Exchange:
     def errand(self, route: Route, request: Request) -> Errand:
         """Return `request` on its way along `route`."""
         waits = route.waits and self.wait_for_model
-        return Errand(target=route.target, request=request, sender=self.caller.id, waits=waits)
+        return Errand(
+            target=route.target,
+            request=request,
+            sender=self.caller.id,
+            waits=waits,
+            trace=self.trace,
+        )
 
     def head(self, model: Model) -> Head:
         """Return what all objects of an answer that `model` makes share."""

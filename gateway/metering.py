@@ -100,7 +100,7 @@ class Meter:
             )
         except QuotaExceeded as exceeded:
             self._hear(account, exceeded.snapshot)
-            raise refusal(exceeded) from None
+            raise _refusal(exchange, exceeded) from None
         except StoreError as exc:
             logger.debug("admitting without the state store: %s", exc)
             self._is_store_away = True
@@ -181,7 +181,7 @@ class Meter:
         except (GatewayError, QuotaExceeded) as exc:
             if may_be_reserved:
                 admission.undo()
-            error = refusal(exc) if isinstance(exc, QuotaExceeded) else exc
+            error = exc if isinstance(exc, GatewayError) else _refusal(exchange, exc)
             error.headers["x-dragoman-degraded"] = "quota"
             raise error from None
 
@@ -234,3 +234,8 @@ class Unmetered:
         done: Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done
+
+
+def _refusal(exchange: Exchange, exceeded: QuotaExceeded) -> GatewayError:
+    exchange.exceeded = exceeded.cap
+    return refusal(exceeded)

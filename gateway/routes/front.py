@@ -12,11 +12,11 @@ from litestar.handlers import ASGIRouteHandler
 from litestar.types import HTTPScope, Receive, Scope, Send
 
 from adapters.base import Json, Media, Task
+from gateway.access import ACCESS, Access
 from gateway.admission import MeteredFrames
 from gateway.allowances import rate_limit_headers
 from gateway.cache.directives import NO_DIRECTIVES, Directives
 from gateway.early_head import EarlyHead
-from gateway.edge import REQUEST_ID
 from gateway.errors import GatewayError
 from gateway.exchange import Body, Exchange
 from gateway.keys import Caller
@@ -140,8 +140,9 @@ class Front:
         caller: Caller = scope["user"]
         address = cast("HTTPScope", scope)["client"] if self._with_addresses else None
         given = dict(scope["headers"])
-        return Exchange(
-            id=scope[REQUEST_ID],  # type: ignore[literal-required]
+        access: Access = scope[ACCESS]  # type: ignore[literal-required]
+        access.exchange = exchange = Exchange(
+            id=access.id,
             task=task,
             caller=caller,
             client=address[0] if address else "",
@@ -154,7 +155,9 @@ class Front:
             directives=_directives(scope, given),
             is_paced=given.get(b"x-replay", b"").lower() == b"paced",
             base_url=_base_url(scope),
+            trace=access.trace,
         )
+        return exchange
 
 
 def _directives(scope: Scope, given: Mapping[bytes, bytes]) -> Directives:

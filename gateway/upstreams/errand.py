@@ -12,13 +12,14 @@ from gateway.upstreams.target import Target
 class Errand:
     """A request to `target`. `sender` is whose turn its calls take: a key's id.
 
-    `waits`: it is patient while the model loads.
+    `waits`: it is patient while the model loads. `trace`: headers that go with its calls.
     """
 
     target: Target
     request: Request
     sender: str
     waits: bool = True
+    trace: tuple[tuple[str, str], ...] = ()
 
     @property
     def translator(self) -> Translator:

@@ -255,7 +255,9 @@ def headers_of(errand: Errand) -> Mapping[str, str]:
     Only who asks for all after a model that is starting is held by the proxy until it has: it is
     known then that it starts, and the others do not each keep a connection there.
     """
-    headers = {} if errand.request.use_cache else dict(_PAST_CACHES)
+    headers = dict(errand.trace)
+    if not errand.request.use_cache:
+        headers |= _PAST_CACHES
     upstream = errand.target.upstream
     if upstream.is_cold_by_status and errand.waits and errand.target.cold_start.loading:
         headers["x-scale-up-timeout"] = str(math.ceil(upstream.load_wait_seconds))
