@@ -7,7 +7,7 @@ RUN := deploy/lock/run.txt
 DEV := deploy/lock/dev.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help serve test check bench lock clean
+.PHONY: help serve test check bench docs lock clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1  - /p' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ check: $(VENV)/.dev  ## Check style, types and the direction of imports
 
 bench: $(VENV)/.weights $(VENV)/.dev  ## Measure the gateway; PEERS=1 measures others beside it
 	@PEERS=$(PEERS) $(BIN)/python -m tests.bench $(ARGS)
+
+docs: $(VENV)/.run  ## Write the tables of deploy/docs anew from the code
+	@$(BIN)/python deploy/docs/generate.py
 
 lock:  ## Write the lock files anew from pyproject.toml (needs uv)
 	@for set in run dev; do \

@@ -34,11 +34,12 @@ ENV_PREFIX = "DRAGOMAN__"
 class Server(Section):
     """Where to listen and how much to accept."""
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
-    max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 25
-    drain_seconds: Seconds = 30
+    host: str = "127.0.0.1"  # the address to listen on; 0.0.0.0 is all of this machine's
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000  # 0: any that is free
+    workers: Annotated[int, Field(ge=1, le=256)] = 1  # processes; one for each core at most
+    max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 25  # longest request body
+    drain_seconds: Seconds = 30  # that requests under way have left at the end
+    retire_seconds: Seconds = 3600  # that requests under way have left after a reload
     keep_alive_seconds: Seconds = 15  # silence on a stream before a comment line is sent
     template_wait_seconds: Seconds = 60  # longest wait of a request for its model's template
 
@@ -49,14 +50,18 @@ class Server(Section):
 
 
 class Store(Section):
-    """Where state is kept; None means the embedded default."""
+    """Where things are kept; what is left out is embedded, in the data directory."""
 
+    # Quotas, leases and the ledger's queue: a Valkey or Redis that evicts nothing and keeps an
+    # append-only file.
     state: str | None = None
-    cache: str | None = None
-    book: str | None = None
+    cache: str | None = None  # answers only: a Valkey or Redis that may evict
+    book: str | None = None  # keys, teams and the ledger: postgresql://user@host/database
+    # What becomes of requests while the state store is away: limits kept by each worker for
+    # itself, none, or no requests.
     on_state_outage: Literal["local", "open", "closed"] = "local"
     # Worker processes of all gateways on these stores, who share limits in an outage of the state
-    # store. None: this gateway's own.
+    # store. Left out: this gateway's own.
     expected_workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
 
 
@@ -69,7 +74,7 @@ class Security(Section):
 class Ledger(Section):
     """What the ledger records and charges."""
 
-    client_address: bool = False
+    client_address: bool = False  # record the address that each request came from
     # What a request costs whose worker died: nothing, its prompt, or all that it had reserved.
     on_abandon: Literal["refund", "charge_input", "charge_all"] = "charge_input"
 
@@ -80,7 +85,7 @@ class Cache(Section):
     ttl_seconds: Annotated[int, Field(ge=0, le=MOST_TTL_SECONDS)] = 86_400  # 0: none is kept
     max_value_mb: Annotated[float, Field(gt=0, le=64)] = 4  # larger ones become files
     files_mb: Annotated[float, Field(ge=0, le=10_000_000)] = 1024  # of all files; 0: there are none
-    scope: Literal["key", "team", "global"] = "key"
+    scope: Literal["key", "team", "global"] = "key"  # who may be served whose answers
     unseeded: bool = False  # keep sampled answers that have no seed
     # What an answer costs that no upstream was asked for: nothing, its price, or a share of it.
     charge: Literal["none", "full"] | Annotated[float, Field(ge=0, le=1)] = "none"
@@ -104,13 +109,13 @@ class Hub(Section):
     """The models of the Hugging Face Hub, by their full ids."""
 
     # For whoever may use any model that is all of the Hub, at the cost of the credential's
-    # account. None: if no upstream is configured and the credential is there.
+    # account. Left out: if no upstream is configured and the credential is there.
     enabled: bool | None = None
-    api_key_env: str = "HF_TOKEN"
-    # Where models are looked up, which is shown the credential. None: at HF_ENDPOINT, as their
+    api_key_env: str = "HF_TOKEN"  # the variable that has the credential
+    # Where models are looked up, which is shown the credential. Left out: at HF_ENDPOINT, as their
     # templates are, else at huggingface.co.
     url: BaseUrl | None = None
-    router_url: BaseUrl = "https://router.huggingface.co"
+    router_url: BaseUrl = "https://router.huggingface.co"  # where they are asked
     remember_seconds: Seconds = 3600  # what the Hub says of a model
 
     @property
@@ -140,17 +145,18 @@ class Metrics(Section):
 class Logs(Section):
     """What is logged: requests on standard output, all else on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = "warning"
+    level: Literal["debug", "info", "warning", "error"] = "warning"  # what is worth a line
     format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal, else JSON
     access: bool = True  # a line for each request
     payloads: bool = False  # prompts and answers too, as far as `payload_chars`
-    payload_chars: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    payload_chars: Annotated[int, Field(ge=1, le=100_000)] = 2000  # of each
 
 
 class Traces(Section):
     """Spans by OpenTelemetry, which the extra `traces` installs."""
 
-    # Where they are sent by OTLP over HTTP. None: where OTEL_EXPORTER_OTLP_ENDPOINT says, or none.
+    # Where they are sent by OTLP over HTTP. Left out: where OTEL_EXPORTER_OTLP_ENDPOINT says, or
+    # nowhere.
     endpoint: BaseUrl | None = None
     share: Annotated[float, Field(ge=0, le=1)] = 1  # of the requests that begin a trace here
 

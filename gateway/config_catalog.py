@@ -43,28 +43,31 @@ class Section(BaseModel):
 class Upstream(Section):
     """One server that is called."""
 
+    # What targets, answers' headers, the ledger and metrics call it.
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    dialect: str
-    base_url: BaseUrl
-    api_key_env: str | None = None
-    api_key_file: Path | None = None
-    connect_timeout_seconds: Seconds = 5
-    first_byte_timeout_seconds: Seconds | None = None  # None: as long as the whole may take
-    timeout_seconds: Seconds = 600
+    dialect: str  # what it speaks
+    base_url: BaseUrl  # where it is
+    api_key_env: str | None = None  # the variable that has its credential
+    api_key_file: Path | None = None  # the file that has it instead
+    connect_timeout_seconds: Seconds = 5  # longest wait for a connection
+    # Longest wait for the head of its answer. Left out: as long as the whole may take.
+    first_byte_timeout_seconds: Seconds | None = None
+    timeout_seconds: Seconds = 600  # longest time of one call
+    # Longest wait for a model that is loading.
     load_wait_seconds: Annotated[float, Field(ge=0, le=86_400)] = 300
-    # Millions of bytes that it takes in a request: images are scaled down to fit. None: TGI's
+    # Millions of bytes that it takes in a request: images are scaled down to fit. Left out: TGI's
     # default where images are part of the prompt, else no limit.
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] | None = None
-    # How many calls it gets at once, from all workers together. None: as many as come.
+    # How many calls it gets at once, from all workers together. Left out: as many as come.
     max_concurrency: Annotated[int, Field(ge=1, le=100_000)] | None = None
     queue_size: Annotated[int, Field(ge=0, le=100_000)] = 1000  # calls that may wait, per worker
     queue_seconds: Seconds = 10  # longest wait in the queue
     # What answers 200 while it is well, from the root of its host. It is asked while a failed
     # server is out of rotation, and all the time where `health_interval_seconds` is set.
     health_path: Annotated[str, Field(pattern=r"^/[!-~]*$")] | None = None
-    health_interval_seconds: Seconds | None = None
+    health_interval_seconds: Seconds | None = None  # how often it is asked while it is well
     # Stops when idle, so that 502 and 503 mean that it is starting, and takes the header that
-    # makes it hold a request until it has. None: as Inference Endpoints' addresses tell.
+    # makes it hold a request until it has. Left out: as Inference Endpoints' addresses tell.
     scale_to_zero: bool | None = None
 
     @model_validator(mode="after")
@@ -104,11 +107,11 @@ class Upstream(Section):
 
 
 class Target(Section):
-    """One way to serve a model: `model` is the upstream's name of it (default: the id)."""
+    """One way to serve a model."""
 
-    upstream: str
-    model: str | None = None
-    weight: Annotated[float, Field(gt=0)] = 1
+    upstream: str  # the name of one of [[upstreams]]
+    model: str | None = None  # the upstream's name of the model. Left out: the model's `id`
+    weight: Annotated[float, Field(gt=0)] = 1  # its share of the requests, beside the others'
     priority: Annotated[int, Field(ge=0, le=100)] = 0  # lower first; others if those cannot
 
 
@@ -118,9 +121,9 @@ Usd = Annotated[float, Field(ge=0, le=1_000_000)]
 class Price(Section):
     """What an answer costs: per million tokens, and what other tasks count."""
 
-    input_usd_per_million: Usd = 0
-    output_usd_per_million: Usd = 0
-    usd_per_image: Usd = 0
+    input_usd_per_million: Usd = 0  # tokens of the prompt
+    output_usd_per_million: Usd = 0  # tokens of the answer
+    usd_per_image: Usd = 0  # made
     usd_per_million_characters: Usd = 0  # spoken
     usd_per_audio_minute: Usd = 0  # heard or made
 
@@ -128,10 +131,10 @@ class Price(Section):
 class Defaults(Section):
     """Sampling parameters for requests that leave them unset, as the model's makers advise."""
 
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None  # 0: the likeliest token
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None  # of the likeliest tokens' weight
+    top_k: Annotated[int, Field(ge=1)] | None = None  # of the likeliest tokens
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None  # 1: none
 
 
 class Embedding(Section):
@@ -146,27 +149,28 @@ class Embedding(Section):
 class Model(Section):
     """A name that clients may ask for, and what it stands for."""
 
+    # The name in `/v1/models`, the ledger and metrics.
     id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[!-~]+$")]
-    aliases: tuple[str, ...] = ()
-    # pipeline: any other task of the native API, which is passed on as it is.
+    aliases: tuple[str, ...] = ()  # other names that clients may use
+    # What it does. `pipeline`: any other task of the native API, which is passed on as it is.
     task: Literal["chat", "image", "speech", "embedding", "transcription", "pipeline"] = "chat"
     tokenizer: str | None = None  # Hub id or folder; its chat template is applied here
-    targets: Annotated[tuple[Target, ...], Field(min_length=1)]
+    targets: Annotated[tuple[Target, ...], Field(min_length=1)]  # what serves it
     fallbacks: tuple[str, ...] = ()  # models that answer instead when no target can, in order
     vision: bool = False  # takes images in chats, at upstreams that take prompts
-    # What its chat template writes for an image; None: found by trying the template.
+    # What its chat template writes for an image. Left out: found by trying the template.
     image_placeholder: Annotated[str, Field(min_length=3, max_length=1000)] | None = None
-    max_tokens_default: Annotated[int, Field(ge=1)] = 1024
-    context_length: Annotated[int, Field(ge=1)] | None = None
-    # How long its answers are kept; None: as [cache] says.
+    max_tokens_default: Annotated[int, Field(ge=1)] = 1024  # of answers that set no bound
+    context_length: Annotated[int, Field(ge=1)] | None = None  # tokens of prompt and answer
+    # How long its answers are kept. Left out: as [cache] says.
     cache_ttl_seconds: Annotated[int, Field(ge=0, le=MOST_TTL_SECONDS)] | None = None
-    price: Price = Price()
-    defaults: Defaults = Defaults()
-    embedding: Embedding = Embedding()
+    price: Price = Price()  # below
+    defaults: Defaults = Defaults()  # below
+    embedding: Embedding = Embedding()  # below
     voices: dict[VoiceName, VoiceName] = {}  # the client's name of a voice → the upstream's
     default_voice: VoiceName | None = None  # the upstream's; for OpenAI's names not in `voices`
-    voice_parameter: ParameterName | None = None  # native; None: the model has a single voice
-    speed_parameter: ParameterName | None = None  # native; None: it has no choice of speed
+    voice_parameter: ParameterName | None = None  # native. Left out: it has a single voice
+    speed_parameter: ParameterName | None = None  # native. Left out: it has no choice of speed
 
     @model_validator(mode="after")
     def _check_speech(self) -> Self:

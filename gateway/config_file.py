@@ -90,12 +90,12 @@ def _unknown_key(place: Sequence[int | str]) -> str:
     section: type[BaseModel] = Settings
     for step in place[:-1]:
         if isinstance(step, str):
-            section = _section_in(section.model_fields[step].annotation)
+            section = section_in(section.model_fields[step].annotation)
     key = ".".join(map(str, place))
     return f"{key}: unknown key; expected one of {', '.join(section.model_fields)}"
 
 
-def _section_in(annotation: Any) -> type[BaseModel]:
+def section_in(annotation: Any) -> type[BaseModel]:
     """Return the section that a field's type is, or is a tuple of."""
     while get_args(annotation):
         annotation = get_args(annotation)[0]
