@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 RUN := deploy/lock/run.txt
 DEV := deploy/lock/dev.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+COMPILE := uv pip compile pyproject.toml --group build --universal --python-version 3.11 \
+  --generate-hashes --no-emit-index-url --no-annotate --no-header --no-config --quiet
 
 .PHONY: help serve test check bench docs lock clean
 
@@ -27,14 +29,13 @@ check: $(VENV)/.dev  ## Check style, types and the direction of imports
 bench: $(VENV)/.weights $(VENV)/.dev  ## Measure the gateway; PEERS=1 measures others beside it
 	@PEERS=$(PEERS) $(BIN)/python -m tests.bench $(ARGS)
 
-docs: $(VENV)/.run  ## Write the tables of deploy/docs anew from the code
-	@$(BIN)/python deploy/docs/generate.py
+docs: $(VENV)/.run  ## Write anew what is made of other files: tables, dashboard, rules
+	@$(BIN)/python -m deploy.render
 
 lock:  ## Write the lock files anew from pyproject.toml (needs uv)
-	@for set in run dev; do \
-	  uv pip compile pyproject.toml --extra local --extra asr --group build $$([ $$set = run ] || echo --group dev) \
-	    --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	    --no-header --no-config --quiet -o deploy/lock/$$set.txt || exit 1; done
+	@$(COMPILE) --extra local --extra asr --group dev -o $(DEV)
+	@$(COMPILE) --extra local --extra asr --constraint $(DEV) -o $(RUN)
+	@$(COMPILE) --extra traces --constraint $(DEV) -o deploy/lock/gateway.txt
 
 clean:  ## Remove what set-up and tests made
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,17 +23,21 @@ from gateway.cache.cache import Cache, NoCache
 from gateway.cache.files import FOLDER as ANSWERS
 from gateway.cache.files import AnswerFiles
 from gateway.config import Settings
+from gateway.departure import Departure
 from gateway.doorman import require_admin
 from gateway.edge import Edge
 from gateway.errors import BadRequest, GatewayError
 from gateway.explanation import Explainer
 from gateway.image_files import ImageFiles
 from gateway.keyring import Keyring
+from gateway.logs.access_log import AccessLog
 from gateway.metering import Meter, Unmetered
+from gateway.metrics.metrics import Metrics
 from gateway.native.address import FACE
 from gateway.native.errors import native_body
 from gateway.native.task import BothFaces
 from gateway.native.tokens import Tokenize
+from gateway.readiness import Readiness
 from gateway.relay import Relay
 from gateway.routes.admin import admin_router
 from gateway.routes.explain import explain_route
@@ -48,7 +52,7 @@ from gateway.spool import FOLDER as SPOOL
 from gateway.spool import Spool
 from gateway.store import Stores
 from gateway.tasks.tasks import Tasks
-from gateway.template_shelf import TemplateShelf
+from gateway.traces.tracer import tracer
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.coldstart import alone
 from gateway.upstreams.probes import Probes
@@ -65,13 +69,20 @@ def create_app(
     stores: Stores | None = None,
     transport: httpx.AsyncBaseTransport | None = None,
     data_dir: Path | None = None,
+    departure: Departure | None = None,
+    loads_first: bool = False,
+    metrics: Metrics | None = None,
+    log: AccessLog | None = None,
 ) -> Litestar:
     """Return the gateway over an open book.
 
     `transport` reaches the upstreams; it and `stores` are closed at the end. `data_dir` keeps
     images that are asked for by address, and settlements that the state store does not take.
     Without it such images are refused; without it or without stores nothing is metered. Without
-    stores nothing is cached, without `data_dir` nothing large.
+    stores nothing is cached, without `data_dir` nothing large. `departure` tells whether the end
+    has begun. `loads_first`: the start takes until all templates are loaded. `metrics`: whom
+    `stores` tell of their work already, if not one of its own. `log` is told of every request,
+    and closed at the end.
 
     Raises ConfigError when a credential that the settings name is not there.
     """
@@ -80,7 +91,14 @@ def create_app(
     meter = _meter(settings, stores, data_dir)
     cache = _cache(settings, stores, data_dir)
     watches = shared_in(stores.cache) if stores else alone
-    catalog = Catalog(settings, transport, watches=watches)
+    metrics = metrics or Metrics(settings)
+    traces = tracer(settings.traces)
+    catalog = Catalog(settings, transport, watches=watches, watcher=metrics.calls)
+    metrics.follow(catalog, lambda: cache.troubles)
+    if log:
+        metrics.count_growth("dragoman_log_lines_dropped_total", lambda: {"": log.lines.dropped})
+    if stores:
+        metrics.follow_stores(stores, book, data_dir and data_dir / SPOOL)
     probes = Probes(target for model in catalog.models for target in model.targets)
     files = ImageFiles(data_dir / "images") if data_dir else None
     tasks = Tasks(catalog.models, settings, files)
@@ -93,6 +111,12 @@ def create_app(
     shelves = tasks.templates, tasks.tokenizers
     relay = Relay(
         catalog, cache, meter, BothFaces(tasks, *shelves), attempts=settings.retries.attempts
+    )
+    readiness = Readiness(
+        shelves=tasks.shelves,
+        stores=stores,
+        departure=departure,
+        needs_state=settings.store.on_state_outage == "closed",
     )
     both_faces = front(relay)
     explain = explain_route(front(Explainer(catalog, tasks, settings)), catalog)
@@ -108,9 +132,15 @@ def create_app(
             native_router(both_faces, catalog, keyring, Tokenize(*shelves)),
             admin_router(book, pepper, catalog=catalog, guard=require_admin(book, pepper)),
             files_route(files),
-            ops_router(lambda: _missing(tasks.shelves, stores)),
+            ops_router(readiness.look, metrics.render),
         ],
-        lifespan=[_lifespan(transport, stores, keyring, tasks, catalog.hub, meter, cache, probes)],
+        on_startup=[tasks.loaded] * loads_first,
+        lifespan=[
+            _lifespan(
+                *(transport, log, traces, stores, metrics, keyring),
+                *(tasks, catalog.hub, meter, cache, probes),
+            )
+        ],
         exception_handlers={
             GatewayError: _answer_gateway_error,
             HTTPException: _answer_http_error,
@@ -129,7 +159,7 @@ def create_app(
         request_max_body_size=settings.server.max_body_bytes,
     )
     describe_routes(app.openapi_schema)
-    app.asgi_handler = Edge(app.asgi_handler)
+    app.asgi_handler = Edge(app.asgi_handler, [traces, metrics.requests, *([log] if log else [])])
     return app
 
 
@@ -169,15 +199,6 @@ def _lifespan(
             yield
 
     return lifespan
-
-
-async def _missing(shelves: Sequence[TemplateShelf[Any]], stores: Stores | None) -> list[str]:
-    """Return what keeps the gateway from serving all its models."""
-    return [
-        *(f"template {source!r}: loading" for shelf in shelves for source in shelf.pending),
-        *(f"template {name!r}: {why}" for shelf in shelves for name, why in shelf.failed.items()),
-        *(await stores.missing() if stores else []),
-    ]
 
 
 def _refuse_page(answer: Response[Any]) -> Response[Any]:

@@ -19,6 +19,7 @@ from gateway.local_models import with_local_upstream
 from gateway.store_check import examine
 from gateway.templates import Template, TemplateUnavailable
 from gateway.tokenizer import Tokenizer
+from gateway.traces.tracer import check_extra
 from gateway.upstream_check import examine_hub, examine_target
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.target import Model, Target
@@ -39,6 +40,7 @@ async def check(config: Path | None, *, as_json: bool) -> int:
     Raises ConfigError: a configuration that cannot be read has no findings.
     """
     settings = load(config)
+    check_extra(settings.traces)
     embedded = settings.is_embedded
     async with Transport() as transport:
         catalog = Catalog(with_local_upstream(settings, "http://127.0.0.1:1"), transport)

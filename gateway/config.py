@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from adapters.base import Task
@@ -53,7 +53,7 @@ class Store(Section):
     """Where things are kept; what is left out is embedded, in the data directory."""
 
     # Quotas, leases and the ledger's queue: a Valkey or Redis that evicts nothing and keeps an
-    # append-only file.
+    # append-only file. redis://, rediss:// (TLS), unix://; redis+cluster:// with several hosts.
     state: str | None = None
     cache: str | None = None  # answers only: a Valkey or Redis that may evict
     book: str | None = None  # keys, teams and the ledger: postgresql://user@host/database
@@ -63,6 +63,15 @@ class Store(Section):
     # Worker processes of all gateways on these stores, who share limits in an outage of the state
     # store. Left out: this gateway's own.
     expected_workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+    @field_validator("state", "cache")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        if url is not None:
+            from gateway.address import check_url  # which loads redis-py
+
+            check_url(url)
+        return url
 
 
 class Security(Section):

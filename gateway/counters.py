@@ -24,11 +24,16 @@ _SHARDS_AT_ONCE = 8  # bounds the memory that many scopes take
 
 
 async def missing(state: Store) -> list[int]:
-    """Return the shards whose counters are not known. Raises StoreError."""
-    ready = await asyncio.gather(
-        *(state.call("EXISTS", shard_keys(shard)[0]) for shard in range(SHARDS))
-    )
-    return [shard for shard, known in enumerate(ready) if not known]
+    """Return the shards whose counters are not known. Raises StoreError if none can be asked.
+
+    Those of a cluster's server that does not answer may be known: they are left out.
+    """
+    asking = (state.call("EXISTS", shard_keys(shard)[0]) for shard in range(SHARDS))
+    ready = await asyncio.gather(*asking, return_exceptions=True)
+    errors = [known for known in ready if isinstance(known, BaseException)]
+    if len(errors) == SHARDS:
+        raise errors[0]
+    return [shard for shard, known in enumerate(ready) if known == 0]
 
 
 async def rebuild(state: Store, book: Book, *, shards: Sequence[int]) -> None:
@@ -61,14 +66,11 @@ async def forget(state: Store) -> None:
 async def scopes_by_shard(state: Store) -> list[set[str]]:
     """Return the scopes that have counters, for each shard. Raises StoreError."""
     found: list[set[str]] = [set() for _ in range(SHARDS)]
-    cursor = b"0"
-    while True:
-        cursor, keys = await state.call("SCAN", cursor, "MATCH", "use:{q*", "COUNT", 1000)
+    async for keys in state.scan("use:{q*"):
         for key in keys:
             _, tag, scope = key.decode().split(":", 2)
             found[int(tag[2:-1])].add(scope)
-        if cursor == b"0":
-            return found
+    return found
 
 
 async def book_counts(

@@ -42,8 +42,12 @@ class Drain:
 
         What is no record, or what the book refuses, goes to its shard's `dead` stream, once the
         others are safe. Raises StoreError and BookUnavailable; then the rest is where it was.
+        Of a cluster's server that does not answer, that is told once the others' are moved.
         """
-        pages = await asyncio.gather(*(oldest(self._state, shard) for shard in shards))
+        found = await asyncio.gather(
+            *(oldest(self._state, shard) for shard in shards), return_exceptions=True
+        )
+        pages = [page for page in found if not isinstance(page, BaseException)]
         items = [item for page in pages for item in page]
         dead = [item for item in items if item.entry is None]
         records = [item for item in items if item.entry is not None]
@@ -51,6 +55,9 @@ class Drain:
             dead += await self._insert(records[start : start + _TRANSACTION])
         for item in dead:
             await self._bury(item)
+        for error in found:
+            if isinstance(error, BaseException):
+                raise error
         return max(map(len, pages), default=0)
 
     async def move_all(self, shards: Sequence[int] = range(SHARDS)) -> None:

@@ -14,7 +14,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
-from types import TracebackType
 from typing import Protocol, Self
 
 from gateway.book import BookError, BookUnavailable, Changes, FoundKey
@@ -74,12 +73,7 @@ class Keyring:
         self._follower = asyncio.create_task(self._follow())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._stale_at = -math.inf
         tasks = [task for task in (self._follower, *self._lookups.values()) if task]
         for task in tasks:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +19,7 @@ from gateway.errors import BadRequest
 _LONGEST_HEAD_BYTES = 64 * 1024
 _HEAD_SECONDS = 60.0
 _LINGER_SECONDS = 30.0
+_PARTING_SECONDS = 1
 _UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
@@ -86,6 +88,29 @@ class Protocol(HttpToolsProtocol):
         if self._in_body and self.cycle.response_complete:
             self._linger_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
+    def leave(self) -> None:
+        """Take no request but the one under way, and one that the client may be sending now.
+
+        A connection at rest, and one whose answer began before it could say that it is the last,
+        end when a second brings nothing. RFC 9112 §9.6: "If the server performs an immediate close
+        of a TCP connection, there is a significant risk that the client will not be able to read
+        the last HTTP response."
+        """
+        self.timeout_keep_alive = _PARTING_SECONDS
+        if self.cycle is not None and not self.cycle.response_complete:
+            if not self.cycle.response_started:
+                self.cycle.keep_alive = False
+        elif not self._in_head:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                _PARTING_SECONDS, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Hang up, unless a request has come that the loop is about to read."""
+        if not self.transport.is_closing() and not _is_readable(self.transport):
+            self.transport.close()
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP."""
         self._refuse(msg, status=400)
@@ -151,6 +176,12 @@ class _OneWrite:
         if self._head:
             self._transport.write(self._head)
             self._head = b""
+
+
+def _is_readable(transport: asyncio.Transport) -> bool:
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _without_upgrade(data: bytes) -> bytes:

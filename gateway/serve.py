@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import sys
 import time
@@ -14,8 +15,12 @@ from typing import TYPE_CHECKING, Self
 
 from gateway import __version__, embedded
 from gateway.assignment import Assignment
-from gateway.config import Server, Settings, Store
-from gateway.config_file import load
+from gateway.config import Settings, Store
+from gateway.generations import Generations, Site
+from gateway.logs.diagnostics import configure_logging
+from gateway.notifier import Notifier
+from gateway.roll import Roll
+from gateway.source import Source
 from gateway.supervisor import Child, Supervisor
 
 if TYPE_CHECKING:
@@ -23,20 +28,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 2048
 _LOCAL_DRAIN_SECONDS = 2.0
-_GRACE_SECONDS = 5.0  # for what a worker still has to do once its streams are drained
 _START_SECONDS = 60.0
-
-WORKER_MALLOC = {
-    "MALLOC_MMAP_THRESHOLD_": str(4 * 1024 * 1024),
-    "MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024),
-}
-"""glibc's settings for workers: blocks from 4 MiB go back to the system as soon as they are freed,
-smaller ones once 8 MiB of them are free at the heap's end.
-
-Left alone it raises both, and a hundred images of 4 MB leave 25 to 71 MB behind instead of 0 to 18.
-With lower ones the pages of every picture are fetched anew: serving one of 2 MB from the cache then
-takes a worker 9 ms of CPU instead of 3.
-"""
 
 
 class _Start:
@@ -60,16 +52,17 @@ class _Start:
 
 
 async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, str | int]) -> int:
-    """Run until SIGTERM or Ctrl-C and return the exit code.
+    """Run until SIGTERM or Ctrl-C and return the exit code. SIGHUP reloads the configuration.
 
     Raises ConfigError, EmbeddedError, BookError and OSError for what keeps it from starting.
     """
     began = time.perf_counter()
-    settings = load(config, overrides=overrides)
-    for upstream in settings.upstreams:
-        upstream.api_key()  # a missing credential stops the start, not the first request
+    source = Source(config=config, overrides=overrides)
+    settings = source.read()
+    configure_logging(settings.logs)
     state_url, cache_url = _store_urls(settings.store, data_dir)
-    supervisor = Supervisor()
+    supervisor, notifier, reload = Supervisor(), Notifier.from_environment(), asyncio.Event()
+    _hear_hangups(reload)
     async with AsyncExitStack() as closing:
         listener = closing.enter_context(_listen(settings.server.host, settings.server.port))
         local = closing.enter_context(_listen("127.0.0.1", 0))
@@ -78,28 +71,53 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
             fd=listener.fileno(),
             start_fd=start.fd,
             data_dir=str(data_dir),
-            config=str(config) if config else None,
             overrides=dict(overrides),
             local_url=_url(local),
             state_url=state_url,
             cache_url=cache_url,
         )
-        # Open here, the socket would go on to take connections that no worker accepts any more.
-        ending = asyncio.create_task(supervisor.run(on_signal=listener.close))
-        url, address = _url(listener), _address(listener)
+        site = Site.below(data_dir, source=source, assignment=assignment)
+        generations = Generations(supervisor, site, notifier)
+
+        def end() -> None:
+            # Open here, the socket would go on to take connections that no worker accepts any more.
+            listener.close()
+            generations.freeze()
+            notifier.stopping()
+
+        ending = asyncio.create_task(supervisor.run(on_signal=end))
+        url = _url(listener)
         await asyncio.sleep(0)  # now a signal is heard
         stores = await _start_stores(settings.store, data_dir, closing)
+        site.clear()
+        closing.push_async_callback(generations.aclose)
         closing.push_async_callback(supervisor.stop)
         if settings.is_embedded:
             await supervisor.start(_local_child(local))
-        await supervisor.start(*_workers(settings.server, assignment))
+        first = await generations.start(settings)
         made = await _keep_house(settings, data_dir, state_url, closing)
         closing.push_async_callback(supervisor.stop)
         start.give()
-        if await _answers(address, ending):
+        if await _answers(first.roll, ending):
             _announce(settings, url, stores, data_dir, seconds=time.perf_counter() - began)
             _show_keys(made)
+            notifier.ready()
+        if not ending.done():
+            generations.follow(first, reload)
         return await ending
+
+
+def _hear_hangups(reload: asyncio.Event) -> None:
+    """Set `reload` at each SIGHUP, but end the process when it comes of a terminal that is gone."""
+    had_terminal = os.isatty(0)
+
+    def hear() -> None:
+        if had_terminal and not os.isatty(0):
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            reload.set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hear)
 
 
 def _store_urls(store: Store, data_dir: Path) -> tuple[str, str]:
@@ -140,20 +158,6 @@ def _listen(host: str, port: int) -> socket.socket:
         raise OSError(f"cannot listen on {host}:{port}: {reason}") from None
 
 
-def _workers(server: Server, assignment: Assignment) -> list[Child]:
-    command = (sys.executable, "-m", "gateway.worker", assignment.render())
-    return [
-        Child(
-            name=f"worker {number}",
-            command=command,
-            env={**WORKER_MALLOC, **os.environ},
-            pass_fds=(assignment.fd, assignment.start_fd),
-            drain_seconds=server.drain_seconds + _GRACE_SECONDS,
-        )
-        for number in range(1, server.workers + 1)
-    ]
-
-
 def _local_child(listener: socket.socket) -> Child:
     return Child(
         name="local models",
@@ -163,20 +167,12 @@ def _local_child(listener: socket.socket) -> Child:
     )
 
 
-async def _answers(address: tuple[str, int], ending: asyncio.Task[int]) -> bool:
-    """Wait until a worker answers; False if the end comes first."""
-    asking = asyncio.create_task(_ask_health(*address))
-    await asyncio.wait({asking, ending}, timeout=_START_SECONDS, return_when="FIRST_COMPLETED")
-    asking.cancel()
-    return asking.done() and not ending.done()
-
-
-async def _ask_health(host: str, port: int) -> None:
-    """Ask once: the socket listens already, so the answer comes with the first worker."""
-    reader, writer = await asyncio.open_connection(host, port)
-    writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-    await reader.readline()
-    writer.close()
+async def _answers(roll: Roll, ending: asyncio.Task[int]) -> bool:
+    """Wait until a worker serves; False if the end comes first."""
+    serving = asyncio.create_task(roll.first())
+    await asyncio.wait({serving, ending}, timeout=_START_SECONDS, return_when="FIRST_COMPLETED")
+    serving.cancel()
+    return serving.done() and not ending.done()
 
 
 def _address(listener: socket.socket) -> tuple[str, int]:

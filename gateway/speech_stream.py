@@ -52,7 +52,7 @@ class SpeechStream:
                 if part:
                     yield part
         except (GatewayError, UpstreamError) as exc:
-            logger.warning("speech was cut off: %s", exc)
+            logger.info("speech was cut off by %s", type(exc).__name__)
             self.error = exc if isinstance(exc, GatewayError) else from_upstream(exc)
             await self._close()
             return

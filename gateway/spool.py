@@ -121,6 +121,15 @@ def read(folder: Path) -> Iterator[File]:
             yield File(path, tuple(path.read_bytes().splitlines()))
 
 
+def size_bytes(folder: Path) -> int:
+    """Return how much waits in `folder`, that which nobody can use included. Raises OSError."""
+    size = 0
+    for path in folder.glob("*.jsonl*"):
+        with suppress(FileNotFoundError):  # replayed meanwhile
+            size += path.stat().st_size
+    return size
+
+
 class _Waiting(NamedTuple):
     line: bytes
     written: asyncio.Future[None]

@@ -7,12 +7,17 @@ and `allkeys-lfu` none, and with `noeviction` counters could no longer be writte
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from gateway import config
-from gateway.address import Address
+from gateway.address import Address, names_cluster
 from gateway.store import Store, StoreError, StoreRefused
 
 _PATIENCE_SECONDS = 2.0
 _STATE, _CACHE = "state store", "cache store"
+_SETTINGS = ("maxmemory-policy", "appendonly", "cluster-require-full-coverage")
+_WANTED = {True: "noeviction", False: "allkeys-lfu"}
 
 
 async def examine(stores: config.Store) -> list[tuple[str, bool, str]]:
@@ -22,7 +27,7 @@ async def examine(stores: config.Store) -> list[tuple[str, bool, str]]:
         found.append((_STATE, *await _examine(stores.state, keeps_all=True)))
     if stores.cache:
         found.append((_CACHE, *await _examine(stores.cache, keeps_all=False)))
-    if stores.state and stores.cache and _place(stores.state) == _place(stores.cache):
+    if stores.state and stores.cache and _places(stores.state) & _places(stores.cache):
         found.append((_CACHE, False, "is the state store too: answers would displace counters"))
     return found
 
@@ -30,22 +35,61 @@ async def examine(stores: config.Store) -> list[tuple[str, bool, str]]:
 async def _examine(url: str, *, keeps_all: bool) -> tuple[bool, str]:
     store = Store(url, timeout_seconds=_PATIENCE_SECONDS)
     try:
-        reply = await store.call("CONFIG", "GET", "maxmemory-policy")
+        if not store.is_cluster and await _is_clustered(store):
+            scheme = url.partition("://")[0]
+            return False, f"is a node of a cluster: begin its URL with '{scheme}+cluster://'"
+        settings = [_pairs(reply) for reply in await store.each("CONFIG", "GET", *_SETTINGS)]
     except StoreRefused:  # as managed servers do
-        wanted = "noeviction" if keeps_all else "allkeys-lfu"
+        wanted = _WANTED[keeps_all]
         return True, f"answers; does not tell its maxmemory-policy, which should be {wanted}"
     except StoreError as exc:
         return False, f"does not answer: {exc}"
     finally:
         await store.aclose()
-    policy = reply[1].decode() if len(reply) == 2 else "unknown"
-    if keeps_all and policy != "noeviction":
-        return False, f"evicts what it must keep: set its maxmemory-policy {policy} to noeviction"
-    if not keeps_all and policy == "noeviction":
-        return False, "takes no more answers once it is full: set maxmemory-policy to allkeys-lfu"
-    return True, f"answers, {policy}"
+    return _judge(settings, keeps_all=keeps_all)
 
 
-def _place(url: str) -> tuple[str, int, str | None]:
-    address = Address.parse(url)
-    return address.host, address.port, address.path
+async def _is_clustered(store: Store) -> bool:
+    try:
+        return b"cluster_enabled:1" in await store.call("INFO", "cluster")
+    except StoreRefused:
+        return False
+
+
+def _judge(masters: Sequence[dict[str, str]], *, keeps_all: bool) -> tuple[bool, str]:
+    """Return whether the settings of all masters suit the store, and what they are."""
+    policies = Counter(one.get("maxmemory-policy", "unknown") for one in masters)
+    many = f", {len(masters)} masters" if len(masters) > 1 else ""
+    told = ", ".join(
+        policy if len(policies) == 1 else f"{policy} on {count}"
+        for policy, count in sorted(policies.items())
+    )
+    if keeps_all and set(policies) != {"noeviction"}:
+        return False, f"evicts what it must keep: set its maxmemory-policy {told} to noeviction"
+    if not keeps_all and "noeviction" in policies:
+        return (
+            False,
+            f"takes no more answers once it is full: set maxmemory-policy {told} to allkeys-lfu",
+        )
+    notes = _notes(masters) if keeps_all else ""
+    return True, f"answers{many}, {told}{notes}"
+
+
+def _notes(masters: Sequence[dict[str, str]]) -> str:
+    """Return what is well enough, but had better be known."""
+    notes = ""
+    if any(one.get("appendonly") == "no" for one in masters):
+        notes += "; without appendonly a restart loses records on their way to the book"
+    if len(masters) > 1 and any(one.get(_SETTINGS[2]) == "yes" for one in masters):
+        notes += f"; with {_SETTINGS[2]} one lost master stops all"
+    return notes
+
+
+def _pairs(reply: Sequence[bytes]) -> dict[str, str]:
+    texts = [text.decode() for text in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _places(url: str) -> set[tuple[str, int, str | None]]:
+    known = Address.parse_seeds(url) if names_cluster(url) else (Address.parse(url),)
+    return {(address.host, address.port, address.path) for address in known}

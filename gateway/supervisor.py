@@ -30,7 +30,8 @@ class Child:
     `env` is the whole environment, None for the parent's. `pass_fds` keep their numbers. Output
     goes where the parent's goes, there is no input. `drain_seconds` lie between SIGTERM and
     SIGKILL. `orphan_signal` is what the kernel sends when the parent dies: SIGKILL by default,
-    because whatever the child would drain into is ending at that moment too.
+    because whatever the child would drain into is ending at that moment too. `on_exit` is called
+    with process id and exit code of each of its processes once it has ended.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Child:
     restart: bool = True
     drain_seconds: float = 10.0
     orphan_signal: signal.Signals = signal.SIGKILL
+    on_exit: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,7 @@ class Running:
         self.exits = 0
         self.exit_code: int | None = None
         self._process = process
+        self._is_told = False
         self._backoff = backoff
         self._keeper = asyncio.create_task(self._keep(), name=f"keep {child.name}")
 
@@ -77,15 +80,14 @@ class Running:
 
     async def stop(self) -> None:
         """Send SIGTERM, wait for at most `drain_seconds`, send SIGKILL; return when it is gone."""
-        await self._abandon()
-        self._signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(self.child.drain_seconds):
-                await self._process.wait()
-        except TimeoutError:
-            logger.warning("%s did not end in time and is killed", self.child.name)
-            self.kill()
-            await self._process.wait()
+        await self._end(signal.SIGTERM, self.child.drain_seconds)
+
+    async def retire(self, number: signal.Signals, *, seconds: float) -> None:
+        """End the child as `stop` does, by another signal and with other patience.
+
+        `stop` may hurry it meanwhile.
+        """
+        await self._end(number, seconds)
 
     def kill(self) -> None:
         """Send SIGKILL to the child's process group; it is not replaced."""
@@ -94,9 +96,27 @@ class Running:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
+    async def _end(self, number: signal.Signals, seconds: float) -> None:
+        await self._abandon()
+        self._signal(number)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._process.wait()
+        except TimeoutError:
+            logger.warning("%s did not end in time and is killed", self.child.name)
+            self.kill()
+            await self._process.wait()
+        self._tell()
+
     async def _abandon(self) -> None:
         self._keeper.cancel()
         await asyncio.wait([self._keeper])
+
+    def _tell(self) -> None:
+        """Call `on_exit`, once for each process."""
+        if self.child.on_exit and not self._is_told and self._process.returncode is not None:
+            self.child.on_exit(self._process.pid, self._process.returncode)
+        self._is_told = True
 
     def _signal(self, number: signal.Signals) -> None:
         # Not Process.send_signal: it polls, and may so take the exit code from the loop's watcher.
@@ -110,6 +130,7 @@ class Running:
             started = time.monotonic()
             self.exit_code = await self._process.wait()
             self.exits += 1
+            self._tell()
             if not self.child.restart:
                 logger.warning("%s ended with code %d", self.child.name, self.exit_code)
                 return
@@ -130,6 +151,7 @@ class Running:
             await asyncio.sleep(delay)
             try:
                 self._process = await _spawn(self.child)
+                self._is_told = False
                 return
             except OSError as error:
                 logger.error("%s cannot be started: %s", self.child.name, error)
@@ -151,11 +173,29 @@ class Supervisor:
         """
         group: list[Running] = []
         self._groups.append(group)
+        await self.add(group, *children)
+        return group
+
+    async def add(self, group: list[Running], *children: Child) -> list[Running]:
+        """Start more children in a group that `start` returned, and return them.
+
+        Like `start` in all else.
+        """
+        added: list[Running] = []
         for child in children:
             if self._is_stopping:
                 break
-            group.append(Running(child, await _spawn(child), backoff=self._backoff))
-        return group
+            added.append(Running(child, await _spawn(child), backoff=self._backoff))
+            group.append(added[-1])
+        return added
+
+    async def retire(
+        self, group: list[Running], *children: Running, number: signal.Signals, seconds: float
+    ) -> None:
+        """End some children of a group, see `Running.retire`; forget them when they are gone."""
+        await asyncio.gather(*(child.retire(number, seconds=seconds) for child in children))
+        for child in children:
+            group.remove(child)
 
     async def run(self, *, on_signal: Callable[[], None] | None = None) -> int:
         """Keep the children until SIGTERM or SIGINT, stop them and return the exit code.

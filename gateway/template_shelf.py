@@ -8,7 +8,6 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from gateway.templates import TemplateUnavailable
@@ -55,12 +54,7 @@ class TemplateShelf(Generic[T]):
         thread.start()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._open = False
         self._wanted.put(None)
         for slot in self._slots.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from adapters.base import Json
 from gateway.answers import Head, render_answer
@@ -50,6 +50,7 @@ class OpenAIForm:
     """Chats and completions as OpenAI has them."""
 
     name = "openai"
+    _encoder: ClassVar[type[StreamEncoder]] = StreamEncoder
 
     def whole(self, head: Head, answers: Sequence[Json], usage: Json) -> bytes:
         """Return a completion object."""
@@ -59,7 +60,7 @@ class OpenAIForm:
         """Return what encodes chunks."""
         options = body.get("stream_options") or {}
         include_usage = options.get("include_usage") is True
-        return StreamEncoder(head, choices=choices, include_usage=include_usage)
+        return self._encoder(head, choices=choices, include_usage=include_usage)
 
 
 OPENAI_FORM = OpenAIForm()

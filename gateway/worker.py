@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import signal
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -17,28 +17,32 @@ from litestar import Litestar
 from gateway.app import create_app
 from gateway.assignment import Assignment
 from gateway.book import Book
+from gateway.departure import RETIRE, Departure
 from gateway.keys import load_pepper
+from gateway.logs.access_log import AccessLog
+from gateway.logs.diagnostics import configure_logging
+from gateway.metrics.metrics import Metrics
 from gateway.protocol import Protocol
+from gateway.server import Server
 from gateway.store import Stores
 
 _IDLE_SECONDS = 75  # longer than load balancers keep theirs, so that they never race a close
 _BACKLOG = 2048
 
 
-def main(argument: str) -> int:
-    """Serve until SIGTERM, then finish what is under way and return 0.
+def main() -> int:
+    """Serve until SIGTERM or `RETIRE`, then finish what is under way and return 0.
 
-    Until there is a server, nothing is under way and SIGTERM ends the process at once.
+    Until there is a server, nothing is under way and a signal ends the process at once.
     """
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    assignment = Assignment.parse(argument)
+    assignment = Assignment.take()
     os.read(assignment.start_fd, 1)
     uvloop.run(_serve(assignment))
     return 0
 
 
 def server_config(app: Litestar, *, drain_seconds: float) -> uvicorn.Config:
-    """Return how uvicorn serves `app`; `drain_seconds` are for what is under way at the end."""
+    """Return how uvicorn serves `app`; `drain_seconds` bound the end of its own server."""
     return uvicorn.Config(
         app,
         host="127.0.0.1",
@@ -57,16 +61,32 @@ def server_config(app: Litestar, *, drain_seconds: float) -> uvicorn.Config:
 
 async def _serve(assignment: Assignment) -> None:
     settings = assignment.settings()
+    configure_logging(settings.logs)
     data_dir = Path(assignment.data_dir)
+    departure = Departure(
+        drain_seconds=settings.server.drain_seconds, retire_seconds=settings.server.retire_seconds
+    )
+    metrics = Metrics(settings, worker=str(assignment.worker))
     book = await Book.open(settings.store.book or data_dir)
     try:
-        stores = Stores(state_url=assignment.state_url, cache_url=assignment.cache_url)
         app = create_app(
-            settings, book=book, pepper=load_pepper(data_dir), stores=stores, data_dir=data_dir
+            settings,
+            book=book,
+            pepper=load_pepper(data_dir),
+            stores=Stores(
+                state_url=assignment.state_url,
+                cache_url=assignment.cache_url,
+                on_latency=metrics.store_latency,
+            ),
+            data_dir=data_dir,
+            departure=departure,
+            loads_first=assignment.loads_first,
+            metrics=metrics,
+            log=AccessLog(settings.logs) if settings.logs.access else None,
         )
         config = server_config(app, drain_seconds=settings.server.drain_seconds)
-        server = uvicorn.Server(config)
-        _end_on_sigterm(server)
+        server = Server(config, departure, on_started=partial(_report, assignment))
+        _end_on_signals(server)
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
         await server.serve(sockets=[socket.socket(fileno=assignment.fd)])
@@ -74,20 +94,27 @@ async def _serve(assignment: Assignment) -> None:
         await book.aclose()
 
 
-def _end_on_sigterm(server: uvicorn.Server) -> None:
-    """Let SIGTERM end `server` in order from now on.
+def _report(assignment: Assignment) -> None:
+    """Tell the parent that connections are accepted."""
+    os.write(assignment.ready_fd, bytes([assignment.worker - 1]))
+
+
+def _end_on_signals(server: Server) -> None:
+    """Let SIGTERM and `RETIRE` end `server` in order from now on.
 
     `handle_exit` raises nothing, it sets a flag: what a handler raises is lost when Python calls
     it in a `__del__` or in the callback of a weak reference. What becomes of the flag
 
     before `serve` and while it starts  the start is completed, then comes the shutdown
-    in the main loop                    it is looked at every tenth of a second
-    in the shutdown and after           nothing more: that is the end already
+    in the main loop                    the loop ends
+    in the shutdown                     SIGTERM shortens it, if others were to serve in its place
+    after                               nothing more: that is the end already
 
     `serve` installs the same handler, then restores this one and raises its signals again.
     """
-    signal.signal(signal.SIGTERM, server.handle_exit)
+    for number in (signal.SIGTERM, RETIRE):
+        signal.signal(number, server.handle_exit)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

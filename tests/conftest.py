@@ -1,7 +1,14 @@
 """What every test needs."""
 
+from __future__ import annotations
+
+import inspect
+from collections.abc import Generator
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.patience import bounded
 
 # By default hypothesis fails an example that takes a fifth of a second, as on a busy machine.
 settings.register_profile(
@@ -16,3 +23,11 @@ settings.load_profile("patient")
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """End an asynchronous test that hangs, unless it is a slow one."""
+    if inspect.iscoroutinefunction(pyfuncitem.obj) and not pyfuncitem.get_closest_marker("slow"):
+        pyfuncitem.obj = bounded(pyfuncitem.obj)
+    return (yield)

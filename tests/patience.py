@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Self
 
 PATIENCE_SECONDS = 60  # only what hangs takes so long
+LONGEST_TEST_SECONDS = 3 * PATIENCE_SECONDS
 _STEP_SECONDS = 0.005
 _LONGEST_STEP_SECONDS = 0.02
+
+Test = Callable[..., Awaitable[None]]
+
+
+def bounded(test: Test) -> Test:
+    """Return the test, which fails with TimeoutError if it hangs.
+
+    A fixture cannot do that: anyio's plugin runs all tests and fixtures in one task, and whoever
+    cancels that outside of a test ends it for those to come.
+    """
+
+    @functools.wraps(test)
+    async def run(**fixtures: object) -> None:
+        async with asyncio.timeout(LONGEST_TEST_SECONDS):
+            await test(**fixtures)
+
+    return run
 
 
 class Stopwatch:

@@ -12,19 +12,16 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-
 from gateway.cache.messages import Message, encode, parse
-from gateway.store import Store
+from gateway.store import Store, StoreError
+from gateway.subscription import subscribe
 
 _PATIENCE_SECONDS = 1.0  # so long nothing may come before the server is asked; then once more
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
-_CANCELLING_SECONDS = 0.1
+_OF_SERVER = b"PUBLISH", b"SUBSCRIBE"
+# On a cluster those would reach all servers, and count only who listens at the sender's.
+_OF_SHARD = b"SPUBLISH", b"SSUBSCRIBE"
 
 logger = logging.getLogger(__name__)
 
@@ -39,25 +36,17 @@ class Bus:
 
     def __init__(
         self,
-        url: str,
         store: Store,
         *,
         worker_id: str,
         patience_seconds: float = _PATIENCE_SECONDS,
     ) -> None:
-        """Connect to nothing yet. `store` is the same server's, and sends."""
+        """Connect to nothing yet. `store` sends, and knows where to listen; close it later."""
         self.worker_id = worker_id
         self.ignored = 0
         self._store = store
         self._patience_seconds = patience_seconds
-        self._redis = Redis.from_url(
-            url,
-            max_connections=1,
-            socket_timeout=patience_seconds,
-            socket_connect_timeout=patience_seconds,
-            retry=Retry(NoBackoff(), 0),
-            legacy_responses=False,
-        )
+        self._words = _OF_SHARD if store.is_cluster else _OF_SERVER
         self._up = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
 
@@ -80,22 +69,20 @@ class Bus:
         Messages that are sent without an await in between arrive in this order. The future
         raises StoreError.
         """
-        return self._store.call("PUBLISH", _channel(worker_id), encode(message))
+        return self._store.call(self._words[0], _channel(worker_id), encode(message))
 
     async def aclose(self) -> None:
         """Listen no more."""
-        listening = self._listening
-        while listening is not None and not listening.done():
-            listening.cancel()  # redis-py loses one that comes just when it is connected again
-            await asyncio.wait([listening], timeout=_CANCELLING_SECONDS)
-        await self._redis.aclose()
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
 
     async def _listen(self, receive: Receive, on_down: Callable[[], None]) -> None:
         pause_seconds = _FIRST_PAUSE_SECONDS
         while True:
             try:
                 await self._subscribe(receive)
-            except (RedisError, OSError, TimeoutError) as error:
+            except (StoreError, OSError) as error:
                 level = logging.WARNING if self.is_up else logging.DEBUG  # once for each loss
                 logger.log(level, "the cache store's channel is lost: %s", error)
             if self.is_up:
@@ -106,29 +93,16 @@ class Bus:
             pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
     async def _subscribe(self, receive: Receive) -> None:
-        """Receive until the connection is lost. Raises RedisError, OSError."""
-        async with self._redis.pubsub() as pubsub:
-            await pubsub.subscribe(_channel(self.worker_id))
+        """Receive until the connection is lost. Raises StoreError, OSError."""
+        channel = _channel(self.worker_id)
+        address = await self._store.address_of(channel)
+        listening = subscribe(
+            address, (self._words[1], channel), patience_seconds=self._patience_seconds
+        )
+        async with listening as subscription:
+            self._up.set()
             while True:
-                message = await self._next(pubsub)
-                if message["type"] == "subscribe":
-                    self._up.set()
-                elif message["type"] == "message":
-                    self._hand_on(message["data"], receive)
-
-    async def _next(self, pubsub: PubSub) -> dict[str, Any]:
-        """Return what comes next, if need be a pong. Raises RedisError, OSError.
-
-        A server that hangs keeps its connections, so that only asking it shows.
-        """
-        message: dict[str, Any] | None
-        message = await pubsub.get_message(timeout=self._patience_seconds)
-        if message is None:
-            await pubsub.ping()
-            message = await pubsub.get_message(timeout=self._patience_seconds)
-        if message is None:
-            raise TimeoutError("the server is silent")
-        return message
+                self._hand_on(await subscription.next(), receive)
 
     def _hand_on(self, data: bytes, receive: Receive) -> None:
         try:

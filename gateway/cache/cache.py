@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from hashlib import sha256
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -42,6 +41,11 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 class NoCache:
     """Stands for a cache where there is no store: finds and keeps nothing."""
 
+    @property
+    def troubles(self) -> dict[str, int]:
+        """Nothing goes wrong."""
+        return {}
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -63,7 +67,7 @@ class Cache:
         self._policy = Policy(settings)
         self._charge = settings.share
         self._shelf = Shelf(stores.cache)
-        bus = Bus(stores.cache_url, stores.cache, worker_id=secrets.token_hex(8))
+        bus = Bus(stores.cache, worker_id=secrets.token_hex(8))
         self._flights = Flights(self._shelf, bus)
         largest_bytes = int(settings.max_value_mb * 1024 * 1024)
         self._keeper = Keeper(self._shelf, files, self._counts, largest_bytes=largest_bytes)
@@ -74,6 +78,16 @@ class Cache:
         """What was counted since this worker began, the store's own trouble included."""
         return replace(self._counts, errors=self._counts.errors + self._shelf.troubles)
 
+    @property
+    def troubles(self) -> dict[str, int]:
+        """What went wrong since this worker began: `store`, `files`, `corrupt` values."""
+        counts = self._counts
+        return {
+            "store": self._shelf.troubles,
+            "files": counts.errors,
+            "corrupt": counts.corrupt,
+        }
+
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as opening:
             await opening.enter_async_context(self._totals)
@@ -81,12 +95,7 @@ class Cache:
             self._closing = opening.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """End what is under way, and tell the other workers."""
         await self._closing.aclose()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ async def holdings(cache: Store) -> dict[str, Holding]:
     An answer that comes, goes or moves meanwhile may count or not, or twice.
     """
     found: dict[str, Holding] = {}
-    async for page in _pages(cache, pattern()):
+    async for page in cache.scan(pattern(), page=_PAGE):
         sizes = await _for_each(cache, page, "STRLEN")
         for key, size_bytes in zip(page, sizes, strict=True):
             if (place := _parse(key)) and size_bytes:
@@ -62,14 +62,13 @@ async def holdings(cache: Store) -> dict[str, Holding]:
 
 
 async def describe_server(cache: Store) -> Server:
-    """Return how full the server is. Raises StoreError."""
-    memory, stats = await asyncio.gather(cache.call("INFO", "memory"), cache.call("INFO", "stats"))
-    lines = (memory + b"\r\n" + stats).decode().splitlines()
-    figures = dict(line.split(":", 1) for line in lines if ":" in line)
+    """Return how full the server is; of a cluster, all masters together. Raises StoreError."""
+    told = await asyncio.gather(cache.each("INFO", "memory"), cache.each("INFO", "stats"))
+    masters = [_figures(memory + b"\r\n" + stats) for memory, stats in zip(*told, strict=True)]
     return Server(
-        used_bytes=int(figures.get("used_memory", 0)),
-        limit_bytes=int(figures.get("maxmemory", 0)),
-        evicted_keys=int(figures.get("evicted_keys", 0)),
+        used_bytes=sum(one.used_bytes for one in masters),
+        limit_bytes=_sum_of_limits([one.limit_bytes for one in masters]),
+        evicted_keys=sum(one.evicted_keys for one in masters),
     )
 
 
@@ -87,7 +86,7 @@ async def clear(
     Answers that are kept meanwhile may stay. Raises StoreError and OSError.
     """
     cleared = Cleared()
-    async for page in _pages(cache, pattern(model, scope)):
+    async for page in cache.scan(pattern(model, scope), page=_PAGE):
         heads = await _for_each(cache, page, "GETRANGE", 0, _REFERENCE_BYTES - 1)
         cleared.answers += sum(await _for_each(cache, page, "UNLINK"))
         names = filter(None, map(_file_of, page, heads))
@@ -95,15 +94,17 @@ async def clear(
     return cleared
 
 
-async def _pages(cache: Store, match: str) -> AsyncIterator[list[bytes]]:
-    """Yield the keys that match. One that is there all the time comes once or more often."""
-    cursor = b"0"
-    while True:
-        cursor, keys = await cache.call("SCAN", cursor, "MATCH", match, "COUNT", _PAGE)
-        if keys:
-            yield keys
-        if cursor == b"0":
-            return
+def _figures(info: bytes) -> Server:
+    figures = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    return Server(
+        used_bytes=int(figures.get("used_memory", 0)),
+        limit_bytes=int(figures.get("maxmemory", 0)),
+        evicted_keys=int(figures.get("evicted_keys", 0)),
+    )
+
+
+def _sum_of_limits(limits: Sequence[int]) -> int:
+    return sum(limits) if all(limits) else 0  # one without a limit: there is none for all
 
 
 async def _for_each(cache: Store, keys: Sequence[bytes], command: str, *args: int) -> list[Any]:

@@ -84,10 +84,12 @@ local function reclaim(most)
   local dead = redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now, 'LIMIT', 0, most)
   for _, id in ipairs(dead) do
     local text = redis.call('HGET', LEASES, id)
-    redis.call('ZREM', EXPIRY, id)
     if text then
-      redis.call('HDEL', LEASES, id)
       local lease = cjson.decode(text)
+      -- First, because a cluster that is moving the shard refuses new keys: then nothing is done.
+      redis.call('SET', 'mark:' .. TAG .. ':' .. id, 'a' .. cmsgpack.pack(lease.charged),
+        'PX', ABANDONED_MARK_MS)
+      redis.call('HDEL', LEASES, id)
       local change = {}
       for i = 1, 5 do change[i] = lease.charged[i] - lease.reserved[i] end
       for i, scope in ipairs(lease.scopes) do
@@ -95,9 +97,8 @@ local function reclaim(most)
         add(scope, lease.day, lease.month, 0, change, lease.tpm[i])
       end
       redis.call('XADD', LEDGER, '*', 'at', whole(lease.at), 'r', lease.record)
-      redis.call('SET', 'mark:' .. TAG .. ':' .. id, 'a' .. cmsgpack.pack(lease.charged),
-        'PX', ABANDONED_MARK_MS)
     end
+    redis.call('ZREM', EXPIRY, id)
   end
   return #dead
 end

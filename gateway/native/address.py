@@ -36,6 +36,13 @@ class Address:
     pipeline: str | None = None
 
     @property
+    def template(self) -> str:
+        """Its path, with names for what clients choose: there are only so many of these."""
+        if self.pipeline is not None:
+            return "/pipeline/{task}/{model}"
+        return f"/models/{{model}}/{self.ending}".rstrip("/")
+
+    @property
     def is_view(self) -> bool:
         """Whether it can be looked at."""
         return self.ending in ("", *_VIEWS) and self.pipeline is None

@@ -121,20 +121,16 @@ class NativeEncoder:
         return b"data: %b\n\n" % _encode(event)
 
 
-class MessagesForm(OpenAIForm):
-    """OpenAI's objects for clients of the native API: only errors differ."""
-
-    def encoder(self, head: Head, *, choices: int, body: Json) -> StreamEncoder:
-        """Return what encodes chunks."""
-        options = body.get("stream_options") or {}
-        include_usage = options.get("include_usage") is True
-        return _Messages(head, choices=choices, include_usage=include_usage)
-
-
-class _Messages(StreamEncoder):
+class _MessagesEncoder(StreamEncoder):
     def fail(self, error: GatewayError) -> bytes:
         """Return the event that the API's clients raise."""
         return native_event(error)
+
+
+class MessagesForm(OpenAIForm):
+    """OpenAI's objects for clients of the native API: only errors differ."""
+
+    _encoder = _MessagesEncoder
 
 
 def _token(text: str, *, special: bool = False) -> Json:

@@ -23,6 +23,7 @@ from gateway.native.request import JSON
 from gateway.tapes import Piece, Recipe
 from gateway.upstreams import sending
 from gateway.upstreams.errand import Errand
+from gateway.upstreams.watcher import LEFT, OK, outcome_of, watched
 
 _TOLD = frozenset(
     "x-sha x-prompt-tokens x-generated-tokens x-total-time x-validation-time x-queue-time "
@@ -68,20 +69,27 @@ class NativePart:
 
     async def _whole(self) -> AsyncGenerator[Piece]:
         body, kind, headers = await self._sent(_read_whole)
-        if self.is_text:
-            with sending.noting(self.errand):
-                parse_answer(body)
+        with watched(self.errand.target):
+            if self.is_text:
+                with sending.noting(self.errand):
+                    parse_answer(body)
         yield Piece([body, kind, headers], is_last=True)
 
     async def _streamed(self) -> AsyncGenerator[Piece]:
         events = await self._sent(_begun)
+        outcome = LEFT
         try:
             with sending.noting(self.errand):
                 yield Piece([events.first, events.headers], is_last=events.is_over)
                 while not events.is_over:
                     if payloads := await events.read():
                         yield Piece([payloads, []], is_last=events.is_over)
+        except UpstreamError as error:
+            outcome = outcome_of(error)
+            raise
         finally:
+            target = self.errand.target
+            target.upstream.watcher.called(target, OK if events.is_over else outcome)
             await events.aclose()
 
 

@@ -81,6 +81,7 @@ def native_router(front: Front, catalog: Catalog, keyring: Keyring, tokenize: To
             address = parse_address(prefix + path)
             if address is None:
                 raise NotFoundException
+            scope["path_template"] = address.template
             if method == "GET" and address.is_view:
                 await send_body(send, await look(address, scope["user"]), [])
             elif method == "POST" and address.takes_bodies:

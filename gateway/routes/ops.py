@@ -11,10 +11,14 @@ from adapters.base import Json
 from gateway import __version__
 
 
-def ops_router(missing: Callable[[], Awaitable[list[str]]]) -> Router:
-    """Return `/`, `/health`, `/ready` and `/openapi.json`.
+def ops_router(
+    look: Callable[[], Awaitable[tuple[bool, list[str]]]],
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
+) -> Router:
+    """Return `/`, `/health`, `/ready`, `/metrics` and `/openapi.json`.
 
-    `missing` names what the gateway still waits for.
+    `look` tells whether requests are served, and what is missing. `metrics` returns the text that
+    a request's `Accept` asks for, and its content type.
     """
 
     @get("/")
@@ -27,6 +31,7 @@ def ops_router(missing: Callable[[], Awaitable[list[str]]]) -> Router:
             "docs": "/docs",
             "health": "/health",
             "ready": "/ready",
+            "metrics": "/metrics",
         }
 
     @get("/health")
@@ -36,13 +41,20 @@ def ops_router(missing: Callable[[], Awaitable[list[str]]]) -> Router:
 
     @get("/ready")
     async def ready() -> Response[Json]:
-        """Tell whether requests can be served; 503 names what is missing."""
-        lacking = await missing()
-        status = "waiting" if lacking else "ready"
-        return Response({"status": status, "missing": lacking}, status_code=503 if lacking else 200)
+        """Tell whether requests are served (503 if not), and what is missing."""
+        can_serve, missing = await look()
+        if not can_serve:
+            return Response({"status": "waiting", "missing": missing}, status_code=503)
+        return Response({"status": "degraded" if missing else "ready", "missing": missing})
+
+    @get("/metrics", media_type="text/plain")
+    async def tell_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Tell Prometheus what all workers of this gateway have counted."""
+        text, content_type = await metrics(request.headers.get("accept", ""))
+        return Response(text, headers={"content-type": content_type})
 
     @get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request[Any, Any, Any]) -> dict[str, Any]:
         return request.app.openapi_schema.to_schema()
 
-    return Router("/", route_handlers=[index, health, ready, openapi])
+    return Router("/", route_handlers=[index, health, ready, tell_metrics, openapi])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
-from types import TracebackType
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Self
 
 from adapters.base import Task
@@ -55,18 +54,14 @@ class Tasks:
         }
 
     async def __aenter__(self) -> Self:
-        for shelf in self.shelves:
-            await shelf.__aenter__()
+        async with AsyncExitStack() as opening:
+            for shelf in self.shelves:
+                await opening.enter_async_context(shelf)
+            self._closing = opening.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for shelf in self.shelves:
-            await shelf.__aexit__(kind, error, trace)
+    async def __aexit__(self, *_: object) -> None:
+        await self._closing.aclose()
 
     @property
     def shelves(self) -> tuple[TemplateShelf[Any], ...]:

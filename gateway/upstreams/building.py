@@ -24,6 +24,7 @@ from gateway.upstreams.coldstart import ColdStart, Watches, alone
 from gateway.upstreams.gate import Gate
 from gateway.upstreams.retry_budget import RetryBudget
 from gateway.upstreams.target import Model, Target, Upstream
+from gateway.upstreams.watcher import NOBODY, Watcher
 from gateway.voices import Voices
 
 _HEALTH_PATHS = MappingProxyType({"tgi": "/health", "tei": "/health"})
@@ -38,12 +39,14 @@ def build_upstream(
     *,
     workers: int,
     watches: Watches = alone,
+    watcher: Watcher = NOBODY,
     scheme: str | None = None,
 ) -> Upstream:
     """Return the upstream, whose calls are limited for all `workers` together.
 
-    `watches`: how these let each other know of models that are loading. `scheme`: how it is shown
-    its credential, if not as its dialect's servers are. Raises ConfigError when that is not there.
+    `watches`: how these let each other know of models that are loading. `watcher`: who is told of
+    calls. `scheme`: how it is shown its credential, if not as its dialect's servers are. Raises
+    ConfigError when that is not there.
     """
     key, url = settings.api_key(), _base_url(settings)
     scheme = scheme or AUTH_SCHEMES.get(settings.dialect, "Bearer")
@@ -83,6 +86,7 @@ def build_upstream(
         is_cold_by_status=settings.sleeps,
         cold_start=lambda model: ColdStart(watches(f"{url} {model}"), is_held=settings.sleeps),
         root=root,
+        watcher=watcher,
     )
 
 

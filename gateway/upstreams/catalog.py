@@ -15,21 +15,37 @@ from gateway.upstreams.coldstart import Watches, alone
 from gateway.upstreams.hub import HubModels
 from gateway.upstreams.providers import served_as
 from gateway.upstreams.target import Model
+from gateway.upstreams.watcher import NOBODY, Watcher
 
 
 class Catalog:
     """Names to models. Raises ConfigError when an upstream's credential is not there."""
 
     def __init__(
-        self, settings: Settings, transport: httpx.AsyncBaseTransport, *, watches: Watches = alone
+        self,
+        settings: Settings,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        watches: Watches = alone,
+        watcher: Watcher = NOBODY,
     ) -> None:
-        """`watches`: how workers let each other know of models that are loading."""
+        """`watches`: how workers let each other know of models that are loading.
+
+        `watcher`: who is told of calls.
+        """
         upstreams = {
-            one.name: build_upstream(one, transport, workers=settings.all_workers, watches=watches)
+            one.name: build_upstream(
+                one, transport, workers=settings.all_workers, watches=watches, watcher=watcher
+            )
             for one in settings.upstreams
         }
         self.models = tuple(build_model(one, upstreams, settings) for one in settings.models)
-        self.hub = HubModels(settings, transport, watches=watches) if settings.hub.enabled else None
+        self.hub = (
+            HubModels(settings, transport, watches=watches, watcher=watcher)
+            if settings.hub.enabled
+            else None
+        )
+        self.upstreams = (*upstreams.values(), *(self.hub.upstreams if self.hub else ()))
         self._by_name = {
             name: model for model in self.models for name in (model.id, *model.aliases)
         }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -67,7 +67,7 @@ class ColdStart:
     """One model at one upstream. `loading`: its last answer was that it is not loaded yet.
 
     `is_held`: the upstream holds a request until it has started, rather than refuse it, so that
-    silence tells nothing.
+    silence tells nothing. `on_waited` hears for how many seconds each caller has waited.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class ColdStart:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.loading = False
+        self.on_waited: Callable[[float], None] = lambda seconds: None
         self._watch = watch or Alone()
         self._is_held = is_held
         self._clock = clock
@@ -129,19 +130,28 @@ class ColdStart:
     @asynccontextmanager
     async def _turn(self, deadline: float) -> AsyncIterator[bool]:
         """Wait until it is this caller's turn to ask (True), or the model is loaded (False)."""
-        while self._asked and self.loading:
-            await self._wait(deadline)
-        if not self.loading:
-            yield False
-            return
-        self._asked = True
-        self._over.clear()
+        with self._timed():
+            while self._asked and self.loading:
+                await self._wait(deadline)
+            if not self.loading:
+                yield False
+                return
+            self._asked = True
+            self._over.clear()
+            try:
+                yield True
+            finally:
+                self._asked = False
+                self._over.set()
+                self._watch.leave(is_loaded=False)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = self._clock()
         try:
-            yield True
+            yield
         finally:
-            self._asked = False
-            self._over.set()
-            self._watch.leave(is_loaded=False)
+            self.on_waited(self._clock() - began)
 
     async def _wait(self, deadline: float) -> None:
         """Wait for the end of whoever asks. Raises ModelLoading if the model is later."""

@@ -12,10 +12,9 @@ import copy
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 import httpx
@@ -30,6 +29,7 @@ from gateway.upstreams.providers import Facts
 from gateway.upstreams.routed import HubName, RoutedModels
 from gateway.upstreams.target import Model, Upstream
 from gateway.upstreams.trips import Trips
+from gateway.upstreams.watcher import NOBODY, Watcher
 
 _REFUSED_SECONDS = 60.0  # how long it is remembered that there is no such model, or no answer
 _MOST_REMEMBERED = 4096
@@ -58,11 +58,12 @@ class HubModels:
         transport: httpx.AsyncBaseTransport,
         *,
         watches: Watches = alone,
+        watcher: Watcher = NOBODY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         hub = settings.hub
         self.api = HubApi(hub, transport)
-        self._routed = RoutedModels(settings, transport, watches=watches)
+        self._routed = RoutedModels(settings, transport, watches=watches, watcher=watcher)
         self._remember_seconds = hub.remember_seconds
         self._clock = clock
         self._trips = Trips(clock=clock)
@@ -72,16 +73,10 @@ class HubModels:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        lookups = list(self._lookups.values())
-        for lookup in lookups:
+    async def __aexit__(self, *_: object) -> None:
+        for lookup in self._lookups.values():
             lookup.cancel()
-        await asyncio.gather(*lookups, return_exceptions=True)
+        await self.settled()
 
     @property
     def router(self) -> Upstream:
@@ -89,9 +84,13 @@ class HubModels:
         return self._routed.router
 
     @property
-    def is_asking(self) -> bool:
-        """Whether a look-up is under way."""
-        return bool(self._lookups)
+    def upstreams(self) -> Collection[Upstream]:
+        """All that may be asked: the router and the providers behind it."""
+        return self._routed.upstreams
+
+    async def settled(self) -> None:
+        """Wait for the look-ups that are under way."""
+        await asyncio.gather(*self._lookups.values(), return_exceptions=True)
 
     def known(self, text: str, caller: Caller) -> Model | None:
         """Return the model if it was asked for before, and `caller` may use it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -19,6 +19,7 @@ from gateway.upstreams.coldstart import Watches
 from gateway.upstreams.providers import AUTO, PROVIDERS, Facts, Provider, served_as
 from gateway.upstreams.retry_budget import RetryBudget
 from gateway.upstreams.target import Model, Target, Upstream
+from gateway.upstreams.watcher import NOBODY, Watcher
 from gateway.voices import Voices
 
 _NAME = re.compile(r"(\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b)(?::([a-z0-9-]{1,40}))?", flags=re.ASCII)
@@ -52,11 +53,17 @@ class RoutedModels:
     """
 
     def __init__(
-        self, settings: Settings, transport: httpx.AsyncBaseTransport, *, watches: Watches
+        self,
+        settings: Settings,
+        transport: httpx.AsyncBaseTransport,
+        *,
+        watches: Watches,
+        watcher: Watcher = NOBODY,
     ) -> None:
         self._settings = settings
         self._transport = transport
         self._watches = watches
+        self._watcher = watcher
         self._upstreams = {
             name: self._upstream(name, provider)
             for name, provider in {**PROVIDERS, _AUTO: AUTO}.items()
@@ -66,6 +73,11 @@ class RoutedModels:
     def router(self) -> Upstream:
         """The one that chooses among providers itself."""
         return self._upstreams[_AUTO]
+
+    @property
+    def upstreams(self) -> Collection[Upstream]:
+        """All of them, the router included."""
+        return self._upstreams.values()
 
     def build(self, name: HubName, facts: Facts) -> Model | None:
         """Return the model, None if nobody serves it, or not the one that is asked for."""
@@ -114,6 +126,7 @@ class RoutedModels:
             self._transport,
             workers=self._settings.all_workers,
             watches=self._watches,
+            watcher=self._watcher,
             scheme="Bearer",
         )
 

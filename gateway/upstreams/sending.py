@@ -20,6 +20,7 @@ from adapters.errors import ModelMissing, Rejected, UpstreamError
 from adapters.http import Reply
 from adapters.native import unused_parameters, without_parameters
 from gateway.upstreams.errand import Errand
+from gateway.upstreams.watcher import LEFT, OK, outcome_of, watched
 
 _SUCCESS = (HTTPStatus.OK, HTTPStatus.CREATED)  # that of a thing made to be waited for
 _PAST_CACHES = {"x-use-cache": "0"}  # the native API's own switch
@@ -45,6 +46,7 @@ class Source:
         self._reply = reply
         self._decoder = decoder
         self._blocks = reply.chunks()
+        self._outcome: str | None = LEFT  # None once it was told
 
     @property
     def is_done(self) -> bool:
@@ -77,6 +79,7 @@ class Source:
             else:
                 chunks = decoder.feed(block)
         except UpstreamError as exc:
+            self._outcome = outcome_of(exc)
             _note(self._errand, exc)
             raise
         if decoder.done and not decoder.ended:
@@ -85,10 +88,19 @@ class Source:
 
     async def aclose(self) -> None:
         """Hang up, unless the answer came to its end: then keep the connection."""
+        self._tell()
         if self._decoder.ended:
             await self._reply.drain()
         else:
             await self._reply.aclose()
+
+    def _tell(self) -> None:
+        """Tell what came of the call, once."""
+        outcome, self._outcome = self._outcome, None
+        if outcome:
+            is_whole = outcome == LEFT and self._decoder.done
+            target = self._errand.target
+            target.upstream.watcher.called(target, OK if is_whole else outcome)
 
 
 class Whole(Source):
@@ -123,7 +135,7 @@ async def raw(
 
     `is_path_given`: a part of the path is the client's, so that a 404 is no word about the model,
     which would be believed for a while. The reply is closed if `read` fails, else by whoever gets
-    the result. Raises UpstreamError.
+    the result, who also tells the target's watcher of the call's success. Raises UpstreamError.
     """
 
     async def send(call: Call) -> T:
@@ -134,7 +146,8 @@ async def raw(
                 raise Rejected(exc.message, status=exc.status) from None
             raise
         try:
-            return await read(reply)
+            with watched(errand.target, success=None):
+                return await read(reply)
         except BaseException:
             await reply.aclose()
             raise
@@ -176,9 +189,10 @@ async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
 
 async def _answer(errand: Errand, call: Call) -> Json:
     reply = await _open_accepted(errand, call)
-    body = await reply.read(LONGEST_ANSWER_BYTES)
-    answer = errand.translator.answer(errand.request, call, headers=reply.headers, body=body)
-    return await errand.target.upstream.results.fetched(answer)
+    with watched(errand.target):
+        body = await reply.read(LONGEST_ANSWER_BYTES)
+        answer = errand.translator.answer(errand.request, call, headers=reply.headers, body=body)
+        return await errand.target.upstream.results.fetched(answer)
 
 
 async def _source(errand: Errand, call: Call) -> Source:
@@ -186,12 +200,13 @@ async def _source(errand: Errand, call: Call) -> Source:
     request, translator = errand.request, cast("StreamTranslator", errand.translator)
     decoder = translator.decoder(request, call)
     try:
-        if reply.headers.get("content-type", "").startswith("application/json"):
-            body = await reply.read(LONGEST_ANSWER_BYTES)
-            answer = translator.answer(request, call, headers=reply.headers, body=body)
-            return Whole(errand, call, reply, decoder, answer)
-        source = Source(errand, call, reply, decoder)
-        await source.open()
+        with watched(errand.target, success=None):
+            if reply.headers.get("content-type", "").startswith("application/json"):
+                body = await reply.read(LONGEST_ANSWER_BYTES)
+                answer = translator.answer(request, call, headers=reply.headers, body=body)
+                return Whole(errand, call, reply, decoder, answer)
+            source = Source(errand, call, reply, decoder)
+            await source.open()
     except BaseException:
         await reply.aclose()
         raise
@@ -220,6 +235,11 @@ async def open_reply(errand: Errand, call: Call) -> Reply:
 
     The reply holds its place at the upstream until it is closed.
     """
+    with watched(errand.target, success=None):
+        return await _open_reply(errand, call)
+
+
+async def _open_reply(errand: Errand, call: Call) -> Reply:
     target, upstream = errand.target, errand.target.upstream
     headers = headers_of(errand)
     leave = await upstream.gate.enter(errand.sender)

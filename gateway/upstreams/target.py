@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -21,6 +22,7 @@ from gateway.upstreams.gate import Crowded, Gate
 from gateway.upstreams.health import Health
 from gateway.upstreams.results import Results
 from gateway.upstreams.retry_budget import RetryBudget
+from gateway.upstreams.watcher import NOBODY, Watcher
 from gateway.voices import Voices
 
 
@@ -41,6 +43,7 @@ class Upstream:
     cold_start: Callable[[str], ColdStart] = lambda _: ColdStart()  # of a model
     root: Server | None = None  # where it is asked for its health
     results: Results = field(default_factory=Results)
+    watcher: Watcher = NOBODY
 
     @property
     def dialect(self) -> Dialect:
@@ -85,6 +88,7 @@ class Target:
 
     def __post_init__(self) -> None:
         self.cold_start = self.upstream.cold_start(self.model)
+        self.cold_start.on_waited = partial(self.upstream.watcher.waited_for_loading, self)
 
     def note(self, task: Task, error: UpstreamError | None) -> None:
         """Remember what an answer, or the lack of one, tells about this target."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -21,28 +20,32 @@ ANSWER = recording("native/plain.answer").whole()
 WELL = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(2 * PATIENCE_SECONDS):
-        yield
-
-
 class Server:
     """Answers while it is alive. `sacrificed`: requests that came when it was not."""
 
     def __init__(self) -> None:
         self.is_alive = True
-        self.answered = self.sacrificed = self.probed = 0
+        self.answered = self.sacrificed = self._probed = 0
+        self._was_probed = asyncio.Event()
 
     async def __call__(self, visit: Visit) -> None:
         is_probe = visit.path == "/health"
-        self.probed += is_probe
+        if is_probe:
+            self._probed += 1
+            self._was_probed.set()
         if not self.is_alive:
             self.sacrificed += not is_probe
             visit.reset()
             return
         self.answered += not is_probe
         await visit.send(WELL if is_probe else ANSWER)
+
+    async def probes(self, times: int) -> None:
+        """Wait until it was asked for its health so often from now on."""
+        last = self._probed + times
+        while self._probed < last:
+            self._was_probed.clear()
+            await self._was_probed.wait()
 
 
 async def ask(http: httpx.AsyncClient, gateway: Gateway, number: int) -> str:
@@ -75,9 +78,7 @@ async def test_a_dead_server_leaves_and_returns_by_itself(tmp_path: Path) -> Non
         while {await ask(http, gateway, next(numbers)) for _ in range(20)} != {"a", "b"}:
             pass
         one.is_alive = False
-        probed = one.probed
-        while one.probed < probed + 3:  # noqa: ASYNC110 (nobody tells)
-            await asyncio.sleep(0.02)
+        await one.probes(3)
         assert {await ask(http, gateway, next(numbers)) for _ in range(50)} == {"b"}
         assert one.sacrificed == 0
         one.is_alive = True

@@ -21,12 +21,6 @@ ANSWER = recording("native/plain.answer").whole()
 HEADER = "x-scale-up-timeout"
 
 
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        yield
-
-
 @pytest.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(timeout=PATIENCE_SECONDS) as client:

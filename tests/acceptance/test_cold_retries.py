@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -13,17 +12,11 @@ from tests.acceptance.events import chat
 from tests.acceptance.recordings import recording
 from tests.acceptance.test_cold_start import loading
 from tests.metered import metered_gateway
-from tests.patience import PATIENCE_SECONDS, Stopwatch
+from tests.patience import Stopwatch
 
 pytestmark = pytest.mark.anyio
 
 IMPATIENT = {"x-wait-for-model": "0"}
-
-
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(2 * PATIENCE_SECONDS):
-        yield
 
 
 async def hurry(client: httpx.AsyncClient, seconds: float) -> int:

@@ -16,19 +16,13 @@ from tests.acceptance.caching.served import Served, stores_of
 from tests.acceptance.events import chat
 from tests.acceptance.recordings import recording
 from tests.acceptance.test_cold_start import loading
-from tests.patience import PATIENCE_SECONDS, Stopwatch
+from tests.patience import Stopwatch
 from tests.scripted_upstream import Upstream, Visit
 
 pytestmark = pytest.mark.anyio
 
 WORKERS, EACH = 3, 5
 ANSWER = recording("openai/vllm.answer").whole()
-
-
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(3 * PATIENCE_SECONDS):
-        yield
 
 
 class Loading:

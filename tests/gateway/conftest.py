@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.book import Book
+from tests.cluster import cluster as cluster
+from tests.gateway.state_server import RealServer, program
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, find_programs
 
@@ -44,6 +46,15 @@ async def book(book_url: str, clock: Clock) -> AsyncIterator[Book]:
     opened = await Book.open(book_url, clock=clock)
     yield opened
     await opened.aclose()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RealServer]:
+    """An empty Valkey, which may be hung or killed."""
+    server = RealServer(program("valkey"), tmp_path)
+    yield server
+    server.go_on()
+    server.kill()
 
 
 @pytest.fixture(scope="session")

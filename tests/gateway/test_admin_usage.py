@@ -128,21 +128,20 @@ async def test_a_long_report_is_sent_in_bounded_memory(admin: Admin, tmp_path: P
     assert highest_memory_kib() - before < size / 1024 / 3
 
 
-async def test_a_client_that_leaves_ends_the_reading(admin: Admin, tmp_path: Path) -> None:
-    await fill(admin.book, tmp_path, 20_000)
-    read: list[int] = []
+async def test_a_client_that_leaves_ends_the_reading(admin: Admin) -> None:
+    await admin.book.add_entries([entry(0)])
     ended = asyncio.Event()
     usage_rows = admin.book.usage_rows
 
-    async def watched(which: UsageFilter) -> AsyncIterator[list[Row]]:
+    async def endless(which: UsageFilter) -> AsyncIterator[list[Row]]:
         try:
-            async for batch in usage_rows(which):
-                read.append(len(batch))
-                yield batch
+            while True:
+                async for batch in usage_rows(which):
+                    yield batch
         finally:
             ended.set()
 
-    admin.book.usage_rows = watched  # type: ignore[method-assign]
+    admin.book.usage_rows = endless  # type: ignore[method-assign]
     async with serving(admin.app) as port, connected(port) as wire:
         await wire.send(b"GET /admin/usage HTTP/1.1\r\nhost: gateway\r\n%b\r\n\r\n" % KEY_HEADER)
         await wire.read_until(b"r0000000")
@@ -150,7 +149,6 @@ async def test_a_client_that_leaves_ends_the_reading(admin: Admin, tmp_path: Pat
         await wire.aclose()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await ended.wait()
-    assert sum(read) < 20_000
 
 
 def breaking(admin: Admin, *, after: int) -> Callable[[UsageFilter], AsyncIterator[list[Row]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
@@ -41,17 +42,21 @@ LOOK = Script(
 )
 
 
-@pytest.fixture
-async def store(tmp_path: Path):
+@pytest.fixture(params=["embedded", "cluster"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path):
     """Yield a state store whose one shard that is used is ready, and its URL."""
-    pair = await embedded.start(tmp_path)
-    store = Store(pair.state_url, timeout_seconds=5)
-    await store.call("SET", shard_keys(quota_load.accounts()[0].shard)[0], "1")
-    try:
-        yield store, pair.state_url
-    finally:
-        await store.aclose()
-        await pair.stop()
+    async with AsyncExitStack() as closing:
+        if request.param == "cluster":
+            url = request.getfixturevalue("cluster").url
+        else:
+            pair = await embedded.start(tmp_path)
+            closing.push_async_callback(pair.stop)
+            url = pair.state_url
+        store = Store(url, timeout_seconds=5)
+        closing.push_async_callback(store.aclose)
+        await store.each("FLUSHALL")
+        await store.call("SET", shard_keys(quota_load.accounts()[0].shard)[0], "1")
+        yield store, url
 
 
 async def start(url: str, seconds: float, seed: int) -> asyncio.subprocess.Process:

@@ -8,9 +8,7 @@ import os
 import re
 import signal
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +16,10 @@ import pytest
 from gateway.keys import parse
 from tests.gateway.running import Wire, connected, request_head
 from tests.patience import PATIENCE_SECONDS, within
+from tests.served import children, is_running, serve, wait_until
 
 pytestmark = pytest.mark.anyio
 
-POLL_SECONDS = 0.02
 BODY = json.dumps(
     {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 ).encode()
@@ -73,66 +71,6 @@ def config(tmp_path: Path, upstream: SlowUpstream) -> Path:
     return path
 
 
-class Served:
-    """A `dragoman serve` under way."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.said = ""
-
-    async def ready(self) -> int:
-        """Read until the process says where it listens, and what its first run has to say."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while "  data " not in self.said:
-                line = await self.process.stdout.readline()
-                assert line, self.said
-                self.said += line.decode()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
-        assert found
-        return int(found[1])
-
-    async def key(self) -> str:
-        """Return the key of the first run."""
-        assert self.process.stdout is not None
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while "admin key" not in self.said:
-                self.said += (await self.process.stdout.readline()).decode()
-        return re.findall(r"sk-dm_\w+", self.said)[0]
-
-    async def end(self, number: signal.Signals) -> int:
-        """Send a signal, read all that is left to read, and return the exit code."""
-        self.process.send_signal(number)
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            rest, _ = await self.process.communicate()
-        self.said += rest.decode()
-        return self.process.returncode or 0
-
-
-@asynccontextmanager
-async def serve(data_dir: Path, *options: str | Path) -> AsyncIterator[Served]:
-    """Start the command; whatever of it is left at the end is killed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "from gateway.cli import main; main()",
-        "serve",
-        *("--port", "0") * ("--port" not in options),
-        "--data-dir",
-        data_dir,
-        *options,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env={name: value for name, value in os.environ.items() if "DRAGOMAN" not in name},
-    )
-    try:
-        yield Served(process)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
-
-
 async def refused(data_dir: Path, *options: str | Path) -> str:
     """Return the one line with which the command refuses to start."""
     async with serve(data_dir, *options) as served:
@@ -141,30 +79,6 @@ async def refused(data_dir: Path, *options: str | Path) -> str:
     assert served.process.returncode == 2
     (line,) = out.decode().splitlines()
     return line
-
-
-async def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what the kernel knows and tells nobody about."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():  # noqa: ASYNC110 (see above)
-            await asyncio.sleep(POLL_SECONDS)
-
-
-def children(pid: int) -> dict[int, str]:
-    """Return the living children of a process and their command lines."""
-    found = {}
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found[int(child)] = Path(f"/proc/{child}/cmdline").read_text()
-    return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 async def ask(port: int, key: str) -> int:
@@ -273,3 +187,16 @@ async def test_a_killed_parent_leaves_nothing_behind(tmp_path: Path, config: Pat
         await served.end(signal.SIGKILL)
         async with within(1):
             await wait_until(lambda: not [pid for pid in pids if is_running(pid)])
+
+
+async def test_gateway_ends_with_the_terminal_it_was_started_from(
+    tmp_path: Path, config: Path
+) -> None:
+    keyboard, terminal = os.openpty()
+    async with serve(tmp_path / "data", "--config", config, terminal=terminal) as served:
+        os.close(terminal)
+        await served.ready()
+        os.close(keyboard)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await served.process.communicate()
+    assert served.process.returncode == 0

@@ -291,7 +291,7 @@ async def test_each_change_is_one_line_in_the_log(
     await changes.next()
 
     assert [(record.levelno, record.name) for record in caplog.records] == [
-        (logging.WARNING, "gateway.store")
+        (logging.WARNING, "gateway.node")
     ] * 2
     down, up = caplog.messages
     assert "No such file" in down or "refused" in down
@@ -318,15 +318,15 @@ async def test_close_leaves_neither_task_nor_socket(server: RealServer, calls: i
 
 async def test_stores_that_answer_are_not_missing(server: RealServer) -> None:
     async with Stores(state_url=server.url, cache_url=server.url) as stores:
-        assert await stores.missing() == []
+        assert await stores.missing() == {}
         assert await stores.state.call("ECHO", "hello") == b"hello"
 
 
 async def test_store_that_is_not_there_is_missing(server: RealServer) -> None:
     async with Stores(state_url=NOWHERE, cache_url=server.url) as stores:
-        assert await stores.missing() == ["state store: StoreUnavailable"]
+        assert await stores.missing() == {"state store": "StoreUnavailable"}
     async with Stores(state_url=server.url, cache_url=NOWHERE) as stores:
-        assert await stores.missing() == ["cache store: StoreUnavailable"]
+        assert await stores.missing() == {"cache store": "StoreUnavailable"}
 
 
 async def test_hung_stores_are_missing_after_a_quarter_of_a_second(server: RealServer) -> None:
@@ -350,7 +350,7 @@ async def test_state_store_that_is_not_asked_for_now_is_missing(
         await fail(stores.state, 3)
         server.start()
 
-        assert await stores.missing() == ["state store: StoreUnavailable"]
+        assert await stores.missing() == {"state store": "StoreUnavailable"}
 
 
 async def test_ping_takes_no_longer_than_the_timeout_in_all(server: RealServer) -> None:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
 from gateway.config import Store
 from gateway.store import Store as Client
 from gateway.store_check import examine
-from tests.gateway.state_server import RealServer, program
+from tests.cluster import Cluster
+from tests.gateway.state_server import RealServer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RealServer]:
-    server = RealServer(program("valkey"), tmp_path)
-    yield server
-    server.kill()
 
 
 async def set_policy(server: RealServer, policy: str) -> None:
@@ -71,3 +63,43 @@ async def test_a_server_that_does_not_tell_is_believed(server: RealServer) -> No
 
 async def test_embedded_stores_need_no_look() -> None:
     assert await examine(Store()) == []
+
+
+async def test_a_cluster_is_well_if_all_of_its_masters_are(cluster: Cluster) -> None:
+    [(_, state_is_well, as_state)] = await examine(Store(state=cluster.url))
+    [(_, cache_is_well, as_cache)] = await examine(Store(cache=cluster.url))
+    assert (state_is_well, cache_is_well) == (True, False)
+    assert "3 masters, noeviction" in as_state
+    assert "noeviction" in as_cache
+
+
+async def test_one_master_that_evicts_is_enough_for_a_warning(cluster: Cluster) -> None:
+    cluster.members[1].ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        [(_, is_well, detail)] = await examine(Store(state=cluster.url))
+    finally:
+        cluster.members[1].ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert not is_well
+    assert "allkeys-lru on 1" in detail
+
+
+async def test_what_a_restart_or_a_lost_master_would_cost_is_told(cluster: Cluster) -> None:
+    cluster.members[2].ask("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    try:
+        [(_, is_well, detail)] = await examine(Store(state=cluster.url))
+    finally:
+        cluster.members[2].ask("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    assert is_well
+    assert "without appendonly" in detail
+    assert "one lost master stops all" in detail
+
+
+async def test_a_node_of_a_cluster_is_no_store_of_its_own(cluster: Cluster) -> None:
+    [(_, is_well, detail)] = await examine(Store(state=cluster.urls[0]))
+    assert not is_well
+    assert "begin its URL with 'redis+cluster://'" in detail
+
+
+async def test_a_cluster_must_not_be_both_stores(cluster: Cluster) -> None:
+    found = await examine(Store(state=cluster.url, cache=f"{cluster.url}/?db=0"))
+    assert "is the state store too" in found[-1][2]

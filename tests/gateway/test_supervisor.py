@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
@@ -31,6 +32,20 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 os.write(report, f"{name} up {os.getpid()}\\n".encode())
 signal.sigwait({signal.SIGTERM})
 os.write(report, f"{name} down\\n".encode())
+"""
+
+# Reports the signals that it gets, and ends at the first, or at SIGTERM.
+HEEDFUL = """
+import os, signal, sys
+numbers = {signal.SIGTERM, signal.SIGUSR1}
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+os.write(int(sys.argv[2]), f"{sys.argv[1]} up {os.getpid()}\\n".encode())
+while True:
+    number = signal.sigwait(numbers)
+    os.write(int(sys.argv[2]), f"told {number:d}\\n".encode())
+    if number == signal.SIGTERM:
+        sys.exit(0)
+    break
 """
 
 STUBBORN = """
@@ -209,6 +224,66 @@ async def test_child_with_restart_off_is_left_dead(
 
     assert running.pid == pid
     assert caplog.messages == ["once ended with code 3"]
+
+
+async def test_children_join_a_group_and_end_with_it(reports: Reports) -> None:
+    supervisor = Supervisor()
+    group = await supervisor.start(child(reports, name="first"))
+    await reports.pid()
+    [second] = await supervisor.add(group, child(reports, name="second"))
+    assert await reports.pid() == second.pid
+
+    await supervisor.stop()
+
+    assert {await reports.line() for _ in range(2)} == {"first down", "second down"}
+
+
+async def test_retired_child_is_told_by_its_own_signal_and_not_replaced(reports: Reports) -> None:
+    supervisor = Supervisor(backoff=QUICK)
+    group = await supervisor.start(child(reports), child(reports, HEEDFUL))
+    await reports.pid()
+    await reports.pid()
+    old = group[1]
+
+    await supervisor.retire(group, old, number=signal.SIGUSR1, seconds=PATIENCE_SECONDS)
+
+    assert await reports.line() == f"told {signal.SIGUSR1:d}"
+    assert await gone(old.pid, within_seconds=0)
+    assert old not in group
+    assert len(group) == 1
+    await supervisor.stop()
+
+
+async def test_stop_hurries_a_child_that_retires(reports: Reports) -> None:
+    supervisor = Supervisor()
+    group = await supervisor.start(child(reports, HEEDFUL.replace("break", "continue")))
+    await reports.pid()
+    retiring = asyncio.create_task(
+        supervisor.retire(group, *group, number=signal.SIGUSR1, seconds=PATIENCE_SECONDS)
+    )
+    assert await reports.line() == f"told {signal.SIGUSR1:d}"
+
+    await supervisor.stop()
+
+    assert await reports.line() == f"told {signal.SIGTERM:d}"
+    await retiring
+    assert group == []
+
+
+async def test_each_end_is_told_once(reports: Reports) -> None:
+    told: list[tuple[int, int]] = []
+    supervisor = Supervisor(backoff=QUICK)
+    heedful = replace(child(reports), on_exit=lambda pid, code: told.append((pid, code)))
+    await supervisor.start(heedful)
+    first = await reports.pid()
+    os.kill(first, signal.SIGKILL)
+    second = await reports.pid()
+    assert told == [(first, -signal.SIGKILL)]
+
+    await supervisor.stop()
+    await supervisor.stop()
+
+    assert told == [(first, -signal.SIGKILL), (second, 0)]
 
 
 def test_delay_doubles_up_to_its_longest_and_starts_over_after_good_health() -> None:

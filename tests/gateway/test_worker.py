@@ -22,7 +22,6 @@ pytestmark = pytest.mark.anyio
 
 HELD = """
 import os, signal, sys
-import uvicorn
 from gateway import worker
 
 def before(owner, name):
@@ -33,11 +32,15 @@ def before(owner, name):
         return call(*args, **kwargs)
     setattr(owner, name, signalled)
 
-for name in sys.argv[2:]:
-    before({"open": worker.Book, "create_app": worker}.get(name, uvicorn.Server), name)
-sys.exit(worker.main(sys.argv[1]))
+for name in sys.argv[1:]:
+    before({"open": worker.Book, "create_app": worker}.get(name, worker.Server), name)
+sys.exit(worker.main())
 """
 """A worker that gets SIGTERM at the calls that are named, and says which it survives."""
+
+
+SERVES = b"\0"
+"""What the first worker writes to its `ready_fd`, which is its output here."""
 
 
 @asynccontextmanager
@@ -46,9 +49,11 @@ async def working(data_dir: Path, *calls: str) -> AsyncIterator[asyncio.subproce
     await (await Book.open(data_dir)).aclose()
     load_pepper(data_dir)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = {name: value for name, value in os.environ.items() if "DRAGOMAN" not in name}
         assignment = Assignment(
             fd=listener.fileno(),
             start_fd=0,
+            ready_fd=1,
             data_dir=str(data_dir),
             config=None,
             overrides={},
@@ -57,12 +62,12 @@ async def working(data_dir: Path, *calls: str) -> AsyncIterator[asyncio.subproce
             cache_url="redis://127.0.0.1:1",
         )
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", HELD, assignment.render(), *calls),
+            *(sys.executable, "-c", HELD, *calls),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=[listener.fileno()],
-            env={name: value for name, value in os.environ.items() if "DRAGOMAN" not in name},
+            env={**ours, **assignment.environment()},
         )
         try:
             yield process
@@ -85,4 +90,5 @@ async def test_sigterm_ends_it_at_once_while_there_is_no_server(tmp_path: Path, 
 async def test_sigterm_ends_the_server_in_order_wherever_it_is(tmp_path: Path, calls: str) -> None:
     async with working(tmp_path, *calls.split()) as process, asyncio.timeout(PATIENCE_SECONDS):
         said, _ = await process.communicate()
-    assert (process.returncode, said.decode().split()) == (0, calls.split())
+    assert (process.returncode, said.decode().replace("\0", "").split()) == (0, calls.split())
+    assert said.count(SERVES) == 1

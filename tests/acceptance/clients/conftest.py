@@ -85,6 +85,14 @@ async def run(installed: None, site: Metered) -> Run:
     return run
 
 
+def assert_raised(facts: Facts, scenario: str, expected: tuple[str, str]) -> None:
+    """Check that a scenario raised an exception of that name, and what it told."""
+    kind, words = expected
+    raised, told = facts[scenario]["raised"]
+    assert raised == kind
+    assert words in told
+
+
 @pytest.fixture(scope="session")
 async def continued(site: Metered) -> str:
     """How the local model goes on after "The sky is", greedily, for twelve tokens."""

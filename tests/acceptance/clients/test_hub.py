@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.clients.commands import from_pypi, here
-from tests.acceptance.clients.conftest import Facts, Run
+from tests.acceptance.clients.conftest import Facts, Run, assert_raised
 from tests.acceptance.clients.upstream import FAILED, FORECAST
 
 pytestmark = pytest.mark.anyio
@@ -109,10 +109,7 @@ TOUR_ERRORS = {
 async def test_the_tour_raises_the_exception_that_applications_catch(
     tour: Facts, scenario: str
 ) -> None:
-    kind, message = TOUR_ERRORS[scenario]
-    raised, told = tour[scenario]["raised"]
-    assert raised == kind
-    assert message in told
+    assert_raised(tour, scenario, TOUR_ERRORS[scenario])
 
 
 @pytest.mark.parametrize("scenario", ["text", "text_async"])
@@ -172,7 +169,4 @@ ERRORS = {
 async def test_the_newest_release_raises_the_exception_that_applications_catch(
     newest: Facts, scenario: str
 ) -> None:
-    kind, message = ERRORS[scenario]
-    raised, told = newest[scenario]["raised"]
-    assert raised == kind
-    assert message in told
+    assert_raised(newest, scenario, ERRORS[scenario])

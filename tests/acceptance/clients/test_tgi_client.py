@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.clients.commands import from_pypi
-from tests.acceptance.clients.conftest import Facts, Run
+from tests.acceptance.clients.conftest import Facts, Run, assert_raised
 from tests.acceptance.clients.upstream import FAILED
 
 pytestmark = pytest.mark.anyio
@@ -50,10 +50,7 @@ ERRORS: dict[str, tuple[str, str]] = {
 async def test_a_failure_raises_the_exception_that_is_made_for_it(
     facts: Facts, scenario: str
 ) -> None:
-    kind, message = ERRORS[scenario]
-    raised, told = facts[scenario]["raised"]
-    assert raised == kind
-    assert message in told
+    assert_raised(facts, scenario, ERRORS[scenario])
 
 
 LATE: dict[str, Any] = {

@@ -56,9 +56,9 @@ class Ear:
 
 
 @asynccontextmanager
-async def ear(url: str, worker_id: str) -> AsyncIterator[Ear]:
-    store = Store(url, timeout_seconds=0.25, probe_seconds=0.05)
-    bus = Bus(url, store, worker_id=worker_id, patience_seconds=0.2)
+async def ear(url: str, worker_id: str, patience_seconds: float = 5) -> AsyncIterator[Ear]:
+    store = Store(url, timeout_seconds=patience_seconds, probe_seconds=0.05)
+    bus = Bus(store, worker_id=worker_id, patience_seconds=patience_seconds)
     listening = Ear(bus, store)
     async with asyncio.timeout(PATIENCE_SECONDS):
         await bus.wait_until_up()
@@ -141,7 +141,7 @@ async def test_a_channel_is_subscribed_to_again_after_its_server_was_gone(
 
 
 async def test_a_server_that_hangs_is_noticed(server: RealServer) -> None:
-    async with ear(server.url, "a") as one:
+    async with ear(server.url, "a", patience_seconds=0.2) as one:
         server.hang()
         await one.down.wait()
         server.go_on()
@@ -149,6 +149,6 @@ async def test_a_server_that_hangs_is_noticed(server: RealServer) -> None:
 
 
 async def test_a_channel_without_messages_stays_up(server: RealServer) -> None:
-    async with ear(server.url, "a") as one:
+    async with ear(server.url, "a", patience_seconds=0.2) as one:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(one.down.wait(), timeout=0.7)  # more than three patiences

@@ -13,15 +13,11 @@ from adapters.errors import Interrupted
 from gateway.cache.messages import Join
 from tests.gateway.cache.workers import Upstream, reading, worker, workers
 from tests.gateway.state_server import RealServer
-from tests.patience import PATIENCE_SECONDS, Stopwatch
+from tests.patience import Stopwatch
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(2 * PATIENCE_SECONDS):
-        yield
+IMPATIENT = {"patience_seconds": 0.5}  # with the store
 
 
 class Process:
@@ -105,7 +101,7 @@ async def test_followers_with_pieces_get_an_error_when_the_leader_is_killed(
 async def test_without_a_store_every_worker_serves_its_own(
     server: RealServer, trouble: str
 ) -> None:
-    async with workers(server.url, 2) as both:
+    async with workers(server.url, 2, **IMPATIENT) as both:
         getattr(server, trouble)()
         upstreams = [Upstream(), Upstream()]
         asking = [
@@ -125,7 +121,7 @@ async def test_without_a_store_every_worker_serves_its_own(
 async def test_followers_that_wait_when_the_store_is_lost_make_their_own(
     server: RealServer, trouble: str
 ) -> None:
-    async with workers(server.url, 2) as (one, other):
+    async with workers(server.url, 2, **IMPATIENT) as (one, other):
         leading, following = Upstream(), Upstream()
         tasks = [reading(await one.seat(leading)), reading(await other.seat(following))]
         await one.bus.heard(Join)
@@ -142,7 +138,7 @@ async def test_followers_that_wait_when_the_store_is_lost_make_their_own(
 async def test_a_follower_in_the_midst_ends_with_a_clean_error_when_the_store_is_lost(
     server: RealServer, trouble: str
 ) -> None:
-    async with workers(server.url, 2) as (one, other):
+    async with workers(server.url, 2, **IMPATIENT) as (one, other):
         upstream = Upstream()
         leading, following = await one.seat(upstream), await other.seat(upstream)
         upstream.say("a")

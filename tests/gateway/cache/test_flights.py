@@ -35,7 +35,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def one(server: RealServer) -> AsyncIterator[Worker]:
-    async with asyncio.timeout(2 * PATIENCE_SECONDS), worker(server.url) as it:
+    async with worker(server.url) as it:
         yield it
 
 

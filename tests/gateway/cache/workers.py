@@ -156,10 +156,12 @@ def reading(seat: Seat) -> asyncio.Task[list[Any]]:
 
 
 @asynccontextmanager
-async def worker(url: str, **options: float) -> AsyncIterator[Worker]:
-    """Yield a worker that hears the others."""
-    store = Store(url, timeout_seconds=0.5, probe_seconds=0.05)
-    bus = TappedBus(url, store, worker_id=secrets.token_hex(8), patience_seconds=0.5)
+async def worker(
+    url: str, *, patience_seconds: float = 5, **options: float
+) -> AsyncIterator[Worker]:
+    """Yield a worker that hears the others, and takes no busy store for a lost one."""
+    store = Store(url, timeout_seconds=patience_seconds, probe_seconds=0.05)
+    bus = TappedBus(store, worker_id=secrets.token_hex(8), patience_seconds=patience_seconds)
     shelf, available = Shelf(store), asyncio.Event()
     store.on_change = lambda _: available.set()
     # A script that the server does not know yet would be late by one trip.

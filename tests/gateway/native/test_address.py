@@ -56,6 +56,18 @@ def test_each_ending_has_its_methods(ending, allowed):
     assert Address("m", ending).allowed == allowed
 
 
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("/hf-inference/models/org/name/", "/models/{model}"),
+        ("/models/gpt2/v1/completions", "/models/{model}/v1/completions"),
+        ("/models/org/name/pipeline/fill-mask", "/pipeline/{task}/{model}"),
+    ],
+)
+def test_a_template_has_nothing_that_clients_chose(path, template):
+    assert parse_address(path).template == template
+
+
 @pytest.mark.parametrize("path", [b"/models/x", b"//models", b"/api/whoami-v2", b"/status/x"])
 def test_these_paths_have_the_native_face(path):
     assert FACE.match(path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -14,24 +14,10 @@ from gateway.store import Store
 from gateway.upstreams.coldstart import ColdStart
 from gateway.upstreams.outlook import Outlook
 from gateway.upstreams.shared_watch import SharedWatch, shared_in
-from tests.gateway.state_server import RealServer, program, proxy
+from tests.gateway.state_server import RealServer, proxy
 from tests.patience import PATIENCE_SECONDS, Stopwatch
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(2 * PATIENCE_SECONDS):
-        yield
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RealServer]:
-    server = RealServer(program("valkey"), tmp_path)
-    yield server
-    server.go_on()
-    server.kill()
 
 
 class Model:
@@ -202,15 +188,17 @@ async def test_an_estimate_counts_from_when_the_first_worker_heard_it(
 ) -> None:
     model = Model(estimate_seconds=20)
     async with workers(server.url, model, *"ab") as (one, other):
+        began = time.monotonic()
         first = one.ask()
         await looked(store, 1)
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.5)
         late = other.ask()
         await model.was_asked(1, by="b")
-        await asyncio.sleep(0.3)  # so that it has looked
+        await other.store.call("PING")  # its look, which was sent before, is answered
         with pytest.raises(ModelLoading) as raised:
             await other.ask(wait_seconds=1)
-        assert 17 < (raised.value.retry_after_seconds or 0) < 19
+        earliest = 20 - (time.monotonic() - began)
+        assert earliest - 0.01 < (raised.value.retry_after_seconds or 0) < 20 - 0.5
         for task in (first, late):
             task.cancel()
 
@@ -225,8 +213,11 @@ async def test_a_worker_that_waits_looks_four_times_a_second(
         tasks += [other.ask() for _ in range(10)]
         await looked(store, 2)
         await store.call("CONFIG", "RESETSTAT")
-        await asyncio.sleep(2)
-        assert 4 <= await looks(store) <= 2 * (8 + 1)  # those of the other among them
+        began = time.monotonic()
+        async with Stopwatch() as watch:
+            await looked(store, 10)  # half of them are the other's
+        assert time.monotonic() - began > 0.7
+        assert watch.seconds < 3
         for task in tasks:
             task.cancel()
 

@@ -16,7 +16,6 @@ from gateway.upstreams.hub import HubModels
 from gateway.upstreams.target import Model
 from gateway.upstreams.trips import Trips
 from tests.gateway.upstreams.fake_hub import TOKEN, FakeHub, model, reply
-from tests.patience import PATIENCE_SECONDS
 from tests.scripted_upstream import Upstream, Visit
 
 pytestmark = pytest.mark.anyio
@@ -56,12 +55,6 @@ class Library:
         found = await self.find(name)
         assert found is not None
         return [(target.upstream.name, target.model) for target in found.targets]
-
-    async def settled(self, *, asked: int) -> None:
-        """Wait until so many requests have come and nothing is under way."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while len(self.hub.asked) < asked or self.models.is_asking:  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -290,7 +283,7 @@ async def test_a_model_stays_the_same_while_the_hub_says_the_same(library: Libra
     before = await library.find("org/llm")
     library.clock.now += 3601
     assert await library.find("org/llm") is before
-    await library.settled(asked=2)
+    await library.models.settled()
     assert await library.find("org/llm") is before
     assert len(library.hub.asked) == 2
 
@@ -302,7 +295,7 @@ async def test_what_the_hub_says_anew_counts_from_then_on(library: Library) -> N
     )
     library.clock.now += 3601
     await library.find("org/llm")
-    await library.settled(asked=2)
+    await library.models.settled()
     assert await library.ways("org/llm") == [("hub.fal-ai", "x")]
 
 
@@ -311,7 +304,7 @@ async def test_a_model_stays_while_the_hub_is_away(library: Library) -> None:
     library.hub.models["org/llm"] = reply({"error": "x"}, status="500 ISE")
     library.clock.now += 3601
     await library.find("org/llm")
-    await library.settled(asked=2)
+    await library.models.settled()
     library.clock.now += 59
     assert await library.find("org/llm") is before
     assert len(library.hub.asked) == 2
@@ -322,7 +315,7 @@ async def test_a_model_goes_when_the_hub_says_so(library: Library) -> None:
     del library.hub.models["org/llm"]
     library.clock.now += 3601
     await library.find("org/llm")
-    await library.settled(asked=2)
+    await library.models.settled()
     assert await library.find("org/llm") is None
 
 

@@ -15,9 +15,10 @@ from adapters.transport import Transport
 from gateway.config import Settings
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.choice import choose
+from gateway.upstreams.health import Health
 from gateway.upstreams.probes import Probes
 from gateway.upstreams.target import Target
-from tests.patience import PATIENCE_SECONDS
+from tests.gateway.fake_book import Clock
 from tests.scripted_upstream import Upstream, Visit
 
 pytestmark = pytest.mark.anyio
@@ -28,12 +29,6 @@ NO_SUCH_PAGE = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n"
 PAUSE_SECONDS = 0.02
 
 
-@pytest.fixture(autouse=True)
-async def patience() -> AsyncIterator[None]:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        yield
-
-
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
     async with Upstream(lambda visit: visit.send(WELL)) as upstream:
@@ -41,13 +36,14 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 @asynccontextmanager
-async def probed(url: str, **options: Any) -> AsyncIterator[Target]:
-    """Yield a target whose upstream is asked for its health."""
+async def probed(url: str, clock: Clock | None = None, **options: Any) -> AsyncIterator[Target]:
+    """Yield a target whose upstream is asked for its health. By `clock` it rests."""
     given = {"name": "u", "dialect": "openai", "base_url": url, "health_path": "/health"}
     model = {"id": "m", "targets": [{"upstream": "u"}]}
     settings = Settings.model_validate({"upstreams": [given | options], "models": [model]})
     transport = Transport()
     [target] = Catalog(settings, transport).models[0].targets
+    target.health = Health(clock=clock or Clock())
     try:
         async with Probes([target], pause_seconds=PAUSE_SECONDS):
             yield target
@@ -93,11 +89,14 @@ async def test_one_that_is_down_stays_out_until_it_is_well_and_then_returns_at_o
 
 
 async def test_it_stays_out_beyond_its_rest_while_its_page_says_so(upstream: Upstream) -> None:
+    clock = Clock()
     upstream.play(SICK)
-    async with probed(upstream.url) as target:
+    async with probed(upstream.url, clock) as target:
         exhaust(target)
         await until(lambda: target.health.is_down)
-        await asyncio.sleep(2.5)  # its rest is over by now
+        clock.seconds += 60  # its rest is over by now
+        for _ in range(3):
+            await upstream.arrival()
         assert choose([target], Task.CHAT) is None
 
 

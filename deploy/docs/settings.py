@@ -1,4 +1,4 @@
-"""Writes the tables of this folder from the code: `python deploy/docs/generate.py`, `make docs`."""
+"""The page of all settings: of the models that check them, and the comments at their fields."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import inspect
 import io
 import tokenize
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -17,10 +16,9 @@ from gateway.config import Settings
 from gateway.config_catalog import Section
 from gateway.config_file import section_in
 
-FOLDER = Path(__file__).parent
 _DIALECTS = ", ".join(f"`{name}`" for name in DIALECTS)
 
-_SETTINGS = """\
+_HEAD = """\
 # Settings
 
 The configuration is TOML: `dragoman serve --config FILE`. A setting of a section can also be given
@@ -32,9 +30,9 @@ serving.
 """
 
 
-def settings_page() -> str:
-    """Return the page of all settings."""
-    return "\n".join([_SETTINGS, *_sections(Settings)])
+def page() -> str:
+    """Return it."""
+    return "\n".join([_HEAD, *_sections(Settings)])
 
 
 def _sections(settings: type[BaseModel]) -> Iterator[str]:
@@ -132,17 +130,3 @@ def _shown(default: Any) -> str:
 def _sentence(text: str) -> str:
     text = " ".join(text.split()).replace("|", "\\|")
     return text[:1].upper() + text[1:]
-
-
-PAGES = {"settings.md": settings_page}
-"""What makes which file."""
-
-
-def main() -> None:
-    """Write all pages."""
-    for name, make in PAGES.items():
-        (FOLDER / name).write_text(make(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

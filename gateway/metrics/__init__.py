@@ -1,0 +1,1 @@
+"""What the gateway tells a Prometheus server about itself, at `/metrics`."""

@@ -1,0 +1,91 @@
+"""The objects that count, made of the table of all metrics."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from gateway.metrics.series import METRICS, Metric
+
+# Without types.
+_disable_created = cast("Callable[[], None]", disable_created_metrics)
+
+Add = Callable[[float], None]
+"""Adds an amount to a counter, or to a histogram as one more observation."""
+
+
+class Series:
+    """The objects that count, in a registry of their own.
+
+    Each look-up takes the values of a metric's labels, in its order. It costs a microsecond or
+    two, so what is counted for every request is looked up once. Raises KeyError for what METRICS
+    does not have, ValueError for too few or too many values.
+
+    `adder` and `observer` return what takes half as long as the objects' own methods, which check
+    each time what cannot change, and walk through the buckets. A request so costs 12 µs in
+    all, a stream 15, most of it for the files that the workers share.
+    """
+
+    def __init__(self) -> None:
+        _disable_created()  # a series more for each, which several workers could not tell
+        self.registry = CollectorRegistry()
+        kept = [metric for metric in METRICS if not metric.is_asked]
+        self._counters = {one.name: self._counter(one) for one in kept if one.kind == "counter"}
+        self._gauges = {one.name: self._gauge(one) for one in kept if one.kind == "gauge"}
+        self._histograms = {
+            one.name: self._histogram(one) for one in kept if one.kind == "histogram"
+        }
+
+    def counter(self, name: str, *labels: str) -> Counter:
+        """Return one counter."""
+        return self._counters[name].labels(*labels) if labels else self._counters[name]
+
+    def gauge(self, name: str, *labels: str) -> Gauge:
+        """Return one gauge."""
+        return self._gauges[name].labels(*labels) if labels else self._gauges[name]
+
+    def histogram(self, name: str, *labels: str) -> Histogram:
+        """Return one histogram."""
+        return self._histograms[name].labels(*labels) if labels else self._histograms[name]
+
+    def adder(self, name: str, *labels: str) -> Add:
+        """Return what adds to one counter."""
+        add: Add = self.counter(name, *labels)._value.inc
+        return add
+
+    def observer(self, name: str, *labels: str) -> Add:
+        """Return what adds an observation to one histogram."""
+        histogram = self.histogram(name, *labels)
+        bounds: Sequence[float] = histogram._upper_bounds
+        add: Add = histogram._sum.inc
+        buckets: list[Add] = [bucket.inc for bucket in histogram._buckets]
+
+        def observe(amount: float) -> None:
+            add(amount)
+            buckets[bisect_left(bounds, amount)](1)
+
+        return observe
+
+    def _counter(self, metric: Metric) -> Counter:
+        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+
+    def _gauge(self, metric: Metric) -> Gauge:
+        return Gauge(
+            metric.name,
+            metric.help,
+            metric.labels,
+            registry=self.registry,
+            multiprocess_mode=metric.together,
+        )
+
+    def _histogram(self, metric: Metric) -> Histogram:
+        return Histogram(
+            metric.name,
+            metric.help,
+            metric.labels,
+            buckets=metric.buckets,
+            registry=self.registry,
+        )
