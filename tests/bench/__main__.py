@@ -1,7 +1,6 @@
 """Measure Dragoman, and with `PEERS=1` others beside it, on this machine in one run.
 
     python -m tests.bench [--quick] [--only NAME]… [--rounds N] [--json FILE]
-    python -m tests.bench --soak [N]
 
 Rows take turns, round after round (A, B, A, B, …), each started anew, so that a slow minute
 of the machine hits all of them alike. The upstream and the load are on core 0, the gateway and
@@ -32,8 +31,6 @@ from tests.bench.upstream import Upstream
 
 _ROOT = Path(__file__).parents[2]
 _TOKENIZER = _ROOT / "adapters" / "local" / "tokenizers" / "SmolLM2-135M-Instruct"
-_SOAK_REQUESTS = 100_000
-_SOAK_SECONDS = 1800.0
 _TOKENS_PER_SECOND = 100.0
 _FAILURES = (Unavailable, Miscounted, WrongAnswer, OSError, TimeoutError)
 
@@ -68,10 +65,7 @@ class _Program:
         recipes = _recipes(self._arguments.only)
         try:
             launches = self._launches(recipes)
-            if self._arguments.soak:
-                await self._soak(launches)
-            else:
-                await self._rounds(launches)
+            await self._rounds(launches)
         finally:
             self._upstream.close()
         missing = [isinstance(error, Unavailable) for error in self._failures.values()]
@@ -113,17 +107,6 @@ class _Program:
             return
         self._visits.setdefault(name, []).append(visit)
         _tell(f"  {name}: {visit.request_us:.0f} µs/request, {visit.token_us:.1f} µs/token")
-
-    async def _soak(self, launches: Mapping[str, Launch]) -> None:
-        requests = self._arguments.soak
-        workload = Workload(tokens=16, connections=32, seconds=_SOAK_SECONDS, count=requests)
-        for name, launch in launches.items():
-            try:
-                soak = await self._bench.soak(launch, workload, log=self._scratch / f"{name}.log")
-            except _FAILURES as error:
-                self._fail(name, error)
-            else:
-                print(report.soaked(name, soak), end="\n\n", flush=True)
 
     def _report(self) -> None:
         rows = {
@@ -187,7 +170,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of 1.5 seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--tokenizer", type=Path, metavar="FOLDER", default=_TOKENIZER)
-    parser.add_argument("--soak", type=int, nargs="?", const=_SOAK_REQUESTS, metavar="N")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.rounds, arguments.seconds = 1, 1.5

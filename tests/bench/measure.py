@@ -26,7 +26,6 @@ from tests.bench.running import Running, running
 from tests.bench.upstream import HOST, Upstream
 
 _REPEATED = "Which fruit keeps best?"
-_SOAK_WARM_UP = 2_000
 _REST_SECONDS = 0.5
 _RESTING_LOAD = 0.05
 _LONGEST_REST = 8
@@ -62,15 +61,6 @@ class Visit:
     rss_mib: float
     pss_mib: float
     largest_mib: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Soak:
-    """Memory of each process of the tree, by name and pid, before and after `requests`."""
-
-    requests: int
-    before: list[proc.Memory]
-    after: list[proc.Memory]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +102,6 @@ class Bench:
             pss_mib=sum(process.pss_mib for process in memory),
             largest_mib=memory[0].rss_mib,
         )
-
-    async def soak(self, launch: Launch, workload: Workload, *, log: Path) -> Soak:
-        """Measure memory after a warm-up and again after `workload`. Raises as `visit` does."""
-        async with running(launch, log=log, core=self.core) as gateway:
-            await self._load(gateway, replace(workload, count=_SOAK_WARM_UP))
-            before = proc.memory(gateway.pid)
-            result, _ = await self._load(gateway, workload)
-            after = proc.memory(gateway.pid)
-        return Soak(requests=result.requests, before=before, after=after)
 
     async def _load(self, gateway: Running, workload: Workload) -> tuple[Result, float]:
         """Return what a run of new prompts measured, and the CPU seconds it took."""

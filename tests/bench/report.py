@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.bench.gateways import SMG
-from tests.bench.measure import Soak, Visit
+from tests.bench.measure import Visit
 
 _COLUMNS = (
     ("CPU/request µs", "request_us", 0),
@@ -102,7 +102,7 @@ class Budget:
 
 
 # Growth with the number of keys, ledger rows and cached answers takes a filled store, not a
-# load, so it has no line here; that memory stays flat is for `soaked` to say.
+# load, so it has no line here; that memory stays flat is for `tests.bench.soak` to say.
 BUDGETS = (
     Budget("CPU per chat request ÷ SMG", 2.5, lambda own, smg: _ratio(own, smg, "request_us")),
     Budget("… and in the end", 1.0, lambda own, smg: _ratio(own, smg, "request_us")),
@@ -121,17 +121,6 @@ def verdicts(own: Mapping[str, Row], *, smg: Row | None) -> str:
     for budget in BUDGETS:
         cells = [_verdict(budget, name, figures, smg) for name, figures in own.items()]
         lines.append([budget.title, f"≤ {budget.limit:g}", *cells])
-    return _aligned(lines)
-
-
-def soaked(name: str, soak: Soak) -> str:
-    """Return each process's memory before and after; a store may fill up, a worker may not."""
-    before = {process.pid: process for process in soak.before}
-    lines = [[f"{name}, {soak.requests} requests", "RSS MiB before", "after", "growth"]]
-    for process in soak.after:
-        was = before[process.pid].rss_mib if process.pid in before else 0.0
-        sizes = (was, process.rss_mib, process.rss_mib - was)
-        lines.append([f"{process.name} ({process.pid})", *(f"{size:.1f}" for size in sizes)])
     return _aligned(lines)
 
 

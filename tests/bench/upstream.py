@@ -35,6 +35,7 @@ class Upstream:
         self.calls = 0
         self.port = 0
         self._server: asyncio.Server | None = None
+        self._transports: set[asyncio.Transport] = set()
         self._scripts: dict[tuple[bytes, bool, int, bool], Script] = {}
 
     async def start(self, port: int = 0) -> None:
@@ -47,6 +48,19 @@ class Upstream:
         """Stop listening; what is under way ends with its connection."""
         if self._server is not None:
             self._server.close()
+
+    def meet(self, transport: asyncio.Transport) -> None:
+        """Note a connection."""
+        self._transports.add(transport)
+
+    def part(self, transport: asyncio.Transport) -> None:
+        """Note that a connection has ended."""
+        self._transports.discard(transport)
+
+    def hang_up(self) -> None:
+        """Close all connections: clients keep some for later."""
+        for transport in self._transports:
+            transport.close()
 
     def script(self, path: bytes, request: dict[str, Any]) -> Script:
         """Return the writes that answer `request`: one, or a stream's head and its tokens.
@@ -93,8 +107,10 @@ class _Exchange(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._upstream.meet(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._upstream.part(self._transport)
         if self._timer is not None:
             self._timer.cancel()
 
