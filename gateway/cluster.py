@@ -90,13 +90,17 @@ class Cluster:
             raise StoreUnavailable(_NO_SERVER)
         return node.address
 
-    async def ping(self) -> None:
-        """Ask whether any master answers, on a connection of its own. Raises StoreError."""
+    async def ping(self) -> int:
+        """Ask all masters, on connections of their own; return how many do not answer.
+
+        Raises StoreError if none does.
+        """
         pings = (node.ping() for node in await self.masters())
         answers = await asyncio.gather(*pings, return_exceptions=True)
         errors = [answer for answer in answers if isinstance(answer, BaseException)]
         if len(errors) == len(answers):
             raise errors[0]
+        return len(errors)
 
     async def aclose(self) -> None:
         """Close all connections for good; calls under way and later ones fail."""
@@ -105,6 +109,7 @@ class Cluster:
             await asyncio.wait([self._looking])
         self._slots = None
         self._give_up("the connection to the store is closed")
+        self._looked.set()
         for node in self._nodes.values():
             await node.aclose()
 

@@ -36,7 +36,7 @@ def _read_file(path: Path | None) -> dict[str, Any]:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(f"{path}: {exc.strerror or 'cannot be read'}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except (ValueError, RecursionError) as exc:  # tomllib's own, of bytes, of digits, of depth
         raise ConfigError(f"{path}: not TOML: {exc}") from None
     # Those with an underscore are settings of pydantic-settings itself.
     if strange := [key for key in values if key.startswith("_")]:

@@ -25,8 +25,8 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,7 +93,7 @@ async def start(data_dir: Path) -> Stores:
     program = find_server()
     state, cache = _places(data_dir)
     async with AsyncExitStack() as undo:
-        _lock_owner(state.folder.with_name("owner.lock"), undo)
+        undo.enter_context(owned(data_dir))
         lock = await _lock_stores(
             state.folder.with_name("stores.lock"), undo, sockets=(state.socket, cache.socket)
         )
@@ -109,6 +109,24 @@ async def start(data_dir: Path) -> Stores:
             server=await _identify(program, state.socket),
             undo=undo.pop_all(),
         )
+
+
+@contextmanager
+def owned(data_dir: Path) -> Iterator[None]:
+    """Keep other gateways off `data_dir`, wherever the stores are. Raises EmbeddedError."""
+    folder = data_dir.expanduser().resolve()
+    _make_private(folder)
+    with ExitStack() as undo:
+        lock = _open_lock(folder / "owner.lock", undo)
+        if not _try_lock(lock):
+            pid = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            raise DataDirectoryInUse(
+                f"{str(folder)!r} is in use by another gateway (process {pid or 'unknown'}): "
+                "stop it, or choose another data directory"
+            )
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield
 
 
 def urls(data_dir: Path) -> tuple[str, str]:
@@ -198,18 +216,6 @@ def _socket_dir(data_dir: Path) -> Path:
     return short
 
 
-def _lock_owner(path: Path, undo: AsyncExitStack) -> None:
-    lock = _open_lock(path, undo)
-    if not _try_lock(lock):
-        pid = os.pread(lock, 20, 0).decode(errors="replace").strip()
-        raise DataDirectoryInUse(
-            f"{str(path.parent)!r} is in use by another gateway (process {pid or 'unknown'}): "
-            "stop it, or choose another data directory"
-        )
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-
-
 async def _lock_stores(path: Path, undo: AsyncExitStack, *, sockets: tuple[Path, ...]) -> int:
     """Return the locked descriptor once the servers of a gateway before us are gone."""
     lock = _open_lock(path, undo)
@@ -225,7 +231,7 @@ async def _lock_stores(path: Path, undo: AsyncExitStack, *, sockets: tuple[Path,
     return lock
 
 
-def _open_lock(path: Path, undo: AsyncExitStack) -> int:
+def _open_lock(path: Path, undo: ExitStack | AsyncExitStack) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     undo.callback(os.close, descriptor)
     return descriptor

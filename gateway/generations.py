@@ -23,6 +23,7 @@ import msgspec
 from gateway.assignment import Assignment
 from gateway.config import ConfigError, Settings
 from gateway.departure import RETIRE
+from gateway.logs.diagnostics import configure_logging
 from gateway.notifier import Notifier
 from gateway.roll import Roll, WorkerLost
 from gateway.source import Source, check_reload, summary
@@ -54,6 +55,11 @@ class Generation:
     config: Path | None
     roll: Roll
     workers: list[Running] = field(default_factory=list)
+
+    def patience_seconds(self, number: int) -> float:
+        """Return how long a worker may take to retire: one that never served has nothing to end."""
+        seconds = self.settings.server.retire_seconds if self.roll.has_served(number) else 0
+        return seconds + _GRACE_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +101,7 @@ class Generations:
         self._number = 0
         self._group: list[Running] = []
         self._follower: asyncio.Task[None] | None = None
+        self._is_frozen = False
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def start(self, settings: Settings) -> Generation:
@@ -106,10 +113,12 @@ class Generations:
 
     def follow(self, current: Generation, wish: asyncio.Event) -> None:
         """Reload whenever `wish` is set, one at a time: what is wished meanwhile comes after."""
-        self._follower = asyncio.create_task(self._follow(current, wish), name="reload")
+        if not self._is_frozen:
+            self._follower = asyncio.create_task(self._follow(current, wish), name="reload")
 
     def freeze(self) -> None:
         """Start nothing any more."""
+        self._is_frozen = True
         if self._follower:
             self._follower.cancel()
 
@@ -134,6 +143,8 @@ class Generations:
                     # No template, which would be one message, and told a few times only.
                     logger.error(f"not reloaded: {problem}")
             else:
+                if old.settings.logs != current.settings.logs:
+                    configure_logging(current.settings.logs)
                 _announce(old, current, seconds=time.perf_counter() - began)
             self._notifier.ready()
 
@@ -187,7 +198,8 @@ class Generations:
         generation.roll.lose(number, exit_code)
         # What prometheus_client's `mark_process_dead` does, whose import takes 50 ms.
         for gauge in self._site.metrics.glob(f"gauge_live*_{pid}.db"):
-            gauge.unlink(missing_ok=True)
+            with suppress(OSError):  # whoever asks still has to start the successor
+                gauge.unlink()
 
     def _retire(self, generation: Generation) -> None:
         task = asyncio.create_task(self._see_off(generation), name="retire")
@@ -195,9 +207,13 @@ class Generations:
         task.add_done_callback(self._retiring.discard)
 
     async def _see_off(self, generation: Generation) -> None:
-        seconds = generation.settings.server.retire_seconds + _GRACE_SECONDS
-        await self._supervisor.retire(
-            self._group, *generation.workers, number=RETIRE, seconds=seconds
+        await asyncio.gather(
+            *(
+                self._supervisor.retire(
+                    self._group, worker, number=RETIRE, seconds=generation.patience_seconds(number)
+                )
+                for number, worker in enumerate(generation.workers, 1)
+            )
         )
         generation.roll.close()
         if generation.config:

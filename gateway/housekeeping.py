@@ -14,7 +14,7 @@ from gateway.config import Settings
 from gateway.keys import FirstRun, first_run, load_pepper
 from gateway.spool import FOLDER
 from gateway.store import Store
-from gateway.store_check import examine
+from gateway.store_check import check_spelling, examine
 from gateway.writer import Writer
 
 logger = logging.getLogger(__name__)
@@ -28,8 +28,9 @@ async def housekeeping(
 ) -> AsyncIterator[FirstRun | None]:
     """Bring the book up to date and the counters into the state store, then write the ledger.
 
-    Yields the keys of the very first run. Raises BookError, BadPepper, OSError.
+    Yields the keys of the very first run. Raises ConfigError, BookError, BadPepper, OSError.
     """
+    await check_spelling(settings.store)
     async with AsyncExitStack() as closing:
         book = await Book.open(settings.store.book or data_dir)
         closing.push_async_callback(book.aclose)

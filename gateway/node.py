@@ -101,14 +101,15 @@ class Node:
         """Return where the server of a key listens."""
         return self.address
 
-    async def ping(self) -> None:
-        """Probe the server on a connection of its own.
+    async def ping(self) -> int:
+        """Probe the server on a connection of its own; return how many do not answer: none.
 
         Raises StoreError, also while calls are not sent.
         """
         await self._ask(self._terms.timeout_seconds)
         if self._breaker.is_open:
             raise StoreUnavailable(self._reason)
+        return 0
 
     async def aclose(self) -> None:
         """Close the connection for good; calls under way and later ones fail."""

@@ -31,31 +31,41 @@ async def replay(state: Store, book: Book, folder: Path) -> None:
     A line leaves its file once it was answered. It may have been settled before, when its answer
     was lost or the process was killed: the store remembers that for minutes, the book for good,
     and what the book has is not sent. A line that cannot be settled goes into a file beside.
-    Raises StoreUnavailable if the store stops taking them, BookUnavailable and OSError.
+    Where the store stops taking those of a shard, as when one server of a cluster is away, the
+    other shards' go on. Raises StoreUnavailable if any is left, BookUnavailable and OSError.
     """
     files = spool.read(folder)
+    away: set[int] = set()
     while file := await asyncio.to_thread(next, files, None):
-        outcomes = await _settle(state, book, file.lines)
+        outcomes = await _settle(state, book, file.lines, away)
         await asyncio.to_thread(_tidy, file, outcomes)
-        if "later" in outcomes:
-            raise StoreUnavailable("the state store takes no settlements from the spool")
+    if away:
+        raise StoreUnavailable("the state store does not take all settlements from the spool")
 
 
-async def _settle(state: Store, book: Book, lines: tuple[bytes, ...]) -> list[_Outcome]:
+async def _settle(
+    state: Store, book: Book, lines: tuple[bytes, ...], away: set[int]
+) -> list[_Outcome]:
+    """Settle lines but those of shards in `away`, where shards that take no more are added."""
     outcomes: list[_Outcome] = []
     for start in range(0, len(lines), _AT_ONCE):
         some = [_parsed(line) for line in lines[start : start + _AT_ONCE]]
-        if "later" in outcomes:
-            outcomes += ["later"] * len(some)
-            continue
-        settled = await book.settled_requests([one.request_id for one in some if one])
-        outcomes += await asyncio.gather(*(_settle_one(state, one, settled) for one in some))
+        wanted = [one.request_id for one in some if one and one.shard not in away]
+        settled = await book.settled_requests(wanted) if wanted else frozenset[str]()
+        told = await asyncio.gather(*(_settle_one(state, one, settled, away) for one in some))
+        pairs = zip(some, told, strict=True)
+        away |= {one.shard for one, outcome in pairs if one and outcome == "later"}
+        outcomes += told
     return outcomes
 
 
-async def _settle_one(state: Store, settlement: Settlement | None, settled: Set[str]) -> _Outcome:
+async def _settle_one(
+    state: Store, settlement: Settlement | None, settled: Set[str], away: Set[int]
+) -> _Outcome:
     if settlement is None:
         return "bad"
+    if settlement.shard in away:
+        return "later"
     if settlement.request_id in settled:
         return "settled"
     try:

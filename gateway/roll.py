@@ -7,7 +7,7 @@ import os
 
 
 class WorkerLost(Exception):
-    """A worker ended before it served."""
+    """A worker ended before all of its generation served."""
 
 
 class Roll:
@@ -18,7 +18,7 @@ class Roll:
 
     def __init__(self, workers: int) -> None:
         self._read_fd, self.fd = os.pipe()
-        self._missing = set(range(workers))
+        self._missing = set(range(1, workers + 1))
         self._lost = ""
         self._first = asyncio.Event()
         self._decided = asyncio.Event()
@@ -29,15 +29,19 @@ class Roll:
         await self._first.wait()
 
     async def complete(self) -> None:
-        """Wait until all workers serve. Raises WorkerLost if one ends before."""
+        """Wait until all workers serve. Raises WorkerLost if one ends before that."""
         await self._decided.wait()
         if self._lost:
             raise WorkerLost(self._lost)
 
+    def has_served(self, worker: int) -> bool:
+        """Tell whether a worker, or one before it of that number, has served."""
+        return worker not in self._missing
+
     def lose(self, worker: int, exit_code: int) -> None:
         """Note that a worker has ended, which is nothing new once all have served."""
         if not self._decided.is_set():
-            self._lost = f"worker {worker} ended with code {exit_code} before it served"
+            self._lost = f"worker {worker} ended with code {exit_code} before all served"
             self._decided.set()
 
     def close(self) -> None:
@@ -47,7 +51,7 @@ class Roll:
         os.close(self.fd)
 
     def _hear(self) -> None:
-        self._missing -= set(os.read(self._read_fd, 256))
+        self._missing -= {told + 1 for told in os.read(self._read_fd, 256)}
         self._first.set()
         if not self._missing:
             self._decided.set()

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -78,13 +79,7 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
         )
         site = Site.below(data_dir, source=source, assignment=assignment)
         generations = Generations(supervisor, site, notifier)
-
-        def end() -> None:
-            # Open here, the socket would go on to take connections that no worker accepts any more.
-            listener.close()
-            generations.freeze()
-            notifier.stopping()
-
+        end = partial(_begin_end, listener, generations, notifier)
         ending = asyncio.create_task(supervisor.run(on_signal=end))
         url = _url(listener)
         await asyncio.sleep(0)  # now a signal is heard
@@ -105,6 +100,13 @@ async def serve(config: Path | None, data_dir: Path, *, overrides: Mapping[str, 
         if not ending.done():
             generations.follow(first, reload)
         return await ending
+
+
+def _begin_end(listener: socket.socket, generations: Generations, notifier: Notifier) -> None:
+    # Open here, the socket would go on to take connections that no worker accepts any more.
+    listener.close()
+    generations.freeze()
+    notifier.stopping()
 
 
 def _hear_hangups(reload: asyncio.Event) -> None:
@@ -130,6 +132,7 @@ def _store_urls(store: Store, data_dir: Path) -> tuple[str, str]:
 async def _start_stores(store: Store, data_dir: Path, closing: AsyncExitStack) -> str:
     """Start the embedded pair, unless both stores are configured; return what they are."""
     if store.state and store.cache:
+        closing.enter_context(embedded.owned(data_dir))
         return "as configured"
     pair = await embedded.start(data_dir)
     closing.push_async_callback(pair.stop)

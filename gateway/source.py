@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +41,11 @@ class Source:
         if self.config is None:
             return None
         path.write_bytes(self.config.read_bytes())
-        if load(self.config, overrides=self.overrides) != settings:
-            raise ConfigError(f"{self.config}: changed while it was read")
-        return path
+        with suppress(ConfigError):
+            if load(path, overrides=self.overrides) == settings:
+                return path
+        path.unlink()
+        raise ConfigError(f"{self.config}: changed while it was read")
 
 
 def check_reload(old: Settings, new: Settings) -> None:

@@ -33,7 +33,7 @@ class _Servers(Protocol):
     def send(self, command: Command, script: Script | None = None) -> Future[Any]: ...
     async def masters(self) -> list[Node]: ...
     async def address_of(self, key: Argument) -> Address: ...
-    async def ping(self) -> None: ...
+    async def ping(self) -> int: ...
     async def aclose(self) -> None: ...
 
 
@@ -127,13 +127,13 @@ class Store:
         """Return where the server of a key listens. Raises StoreError."""
         return await self._servers.address_of(key)
 
-    async def ping(self) -> None:
-        """Ask whether the server answers, on a connection of its own. Raises StoreError.
+    async def ping(self) -> int:
+        """Ask on connections of its own; return how many masters of a cluster do not answer.
 
-        It raises too while calls are not sent, though the server may have recovered by now. Of a
-        cluster, it is enough that one master answers.
+        Raises StoreError if none does, and also while calls are not sent, though the server may
+        have recovered by now.
         """
-        await self._servers.ping()
+        return await self._servers.ping()
 
     async def aclose(self) -> None:
         """Close the connections for good; calls under way and later ones fail."""
@@ -167,15 +167,20 @@ class Stores:
         )
 
     async def missing(self) -> dict[str, str]:
-        """Return which of the stores do not answer, and why, in a quarter of a second at most."""
+        """Return which of the stores, or what part of one, do not answer, and why.
+
+        It takes a quarter of a second at most once the map of a cluster is known.
+        """
         state, cache = await asyncio.gather(
             self.state.ping(), self.cache.ping(), return_exceptions=True
         )
-        return {
-            name: type(answer).__name__
-            for name, answer in (("state store", state), ("cache store", cache))
-            if isinstance(answer, BaseException)
-        }
+        away = {}
+        for name, answer in (("state store", state), ("cache store", cache)):
+            if isinstance(answer, BaseException):
+                away[name] = type(answer).__name__
+            elif answer:
+                away[f"part of the {name}"] = f"{answer} of its masters away"
+        return away
 
     async def __aenter__(self) -> Self:
         return self

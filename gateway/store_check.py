@@ -7,14 +7,17 @@ and `allkeys-lfu` none, and with `noeviction` counters could no longer be writte
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import aclosing, suppress
 
 from gateway import config
 from gateway.address import Address, names_cluster
 from gateway.store import Store, StoreError, StoreRefused
 
 _PATIENCE_SECONDS = 2.0
+_START_PATIENCE_SECONDS = 0.5
 _STATE, _CACHE = "state store", "cache store"
 _SETTINGS = ("maxmemory-policy", "appendonly", "cluster-require-full-coverage")
 _WANTED = {True: "noeviction", False: "allkeys-lfu"}
@@ -32,12 +35,38 @@ async def examine(stores: config.Store) -> list[tuple[str, bool, str]]:
     return found
 
 
+async def check_spelling(stores: config.Store) -> None:
+    """Raise ConfigError where the URL of one server is that of a cluster's node.
+
+    A store that does not answer soon passes, because the gateway starts without it too.
+    """
+    urls = {"store.state": stores.state, "store.cache": stores.cache}
+    known = {key: url for key, url in urls.items() if url}
+    faults = await asyncio.gather(*map(_misspelling, known.values()))
+    if problems := [f"{key}: {fault}" for key, fault in zip(known, faults, strict=True) if fault]:
+        raise config.ConfigError(*problems)
+
+
+async def _misspelling(url: str) -> str:
+    async with aclosing(Store(url, timeout_seconds=_START_PATIENCE_SECONDS)) as store:
+        with suppress(StoreError):
+            return await _fault(store, url)
+    return ""
+
+
+async def _fault(store: Store, url: str) -> str:
+    """Return what is wrong with how the URL of `store` is spelt, if anything."""
+    if store.is_cluster or not await _is_clustered(store):
+        return ""
+    scheme = "rediss" if url.startswith("rediss:") else "redis"
+    return f"is a node of a cluster: begin its URL with '{scheme}+cluster://'"
+
+
 async def _examine(url: str, *, keeps_all: bool) -> tuple[bool, str]:
     store = Store(url, timeout_seconds=_PATIENCE_SECONDS)
     try:
-        if not store.is_cluster and await _is_clustered(store):
-            scheme = url.partition("://")[0]
-            return False, f"is a node of a cluster: begin its URL with '{scheme}+cluster://'"
+        if fault := await _fault(store, url):
+            return False, fault
         settings = [_pairs(reply) for reply in await store.each("CONFIG", "GET", *_SETTINGS)]
     except StoreRefused:  # as managed servers do
         wanted = _WANTED[keeps_all]

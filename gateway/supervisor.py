@@ -190,12 +190,11 @@ class Supervisor:
         return added
 
     async def retire(
-        self, group: list[Running], *children: Running, number: signal.Signals, seconds: float
+        self, group: list[Running], child: Running, *, number: signal.Signals, seconds: float
     ) -> None:
-        """End some children of a group, see `Running.retire`; forget them when they are gone."""
-        await asyncio.gather(*(child.retire(number, seconds=seconds) for child in children))
-        for child in children:
-            group.remove(child)
+        """End a child of a group, see `Running.retire`; forget it when it is gone."""
+        await child.retire(number, seconds=seconds)
+        group.remove(child)
 
     async def run(self, *, on_signal: Callable[[], None] | None = None) -> int:
         """Keep the children until SIGTERM or SIGINT, stop them and return the exit code.

@@ -21,7 +21,7 @@ from gateway.drain import Drain, Lag
 from gateway.ledger_stream import PAGE
 from gateway.quotas import RECLAIM
 from gateway.replay import replay
-from gateway.store import Store, StoreError
+from gateway.store import Store, StoreError, StoreUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -93,11 +93,12 @@ class Writer:
 
     async def _write(self) -> float:
         leading, missing = await asyncio.gather(self._lead(), counters.missing(self._state))
-        moved = await self._drain.move() if leading else 0
         if missing:
             await counters.rebuild(self._state, self._book, shards=missing)
             logger.info("the counters of %d shards were told from the book", len(missing))
         self._are_counters_known.set()
+        # Last, because it raises where one server of a cluster is away.
+        moved = await self._drain.move() if leading else 0
         if moved == PAGE:
             return 0.0
         idle = min(self._pause_seconds * 2, _IDLE_SECONDS)
@@ -105,21 +106,33 @@ class Writer:
         return self._pause_seconds
 
     async def _lead(self) -> bool:
-        """Take or renew the lease; False if another gateway has it."""
-        holder = await self._state.call("SET", LEASE_KEY, self._token, "NX", "GET", "PX", _LEASE_MS)
-        if holder == self._token:
-            await self._state.call("PEXPIRE", LEASE_KEY, _LEASE_MS)
+        """Take or renew the lease; False if another gateway has it.
+
+        Where it cannot be asked for, everybody leads: the other servers of a cluster have records.
+        """
+        try:
+            holder = await self._state.call(
+                "SET", LEASE_KEY, self._token, "NX", "GET", "PX", _LEASE_MS
+            )
+            if holder == self._token:
+                await self._state.call("PEXPIRE", LEASE_KEY, _LEASE_MS)
+        except StoreUnavailable:
+            holder = None
         self._is_leading = holder in (None, self._token)
         return self._is_leading
 
     async def _reclaim(self) -> float:
         if not self._is_leading:
             return _IDLE_SECONDS
-        ended = await asyncio.gather(
-            *(self._state.run(RECLAIM, shard_keys(shard), ()) for shard in range(SHARDS))
+        told = await asyncio.gather(
+            *(self._state.run(RECLAIM, shard_keys(shard), ()) for shard in range(SHARDS)),
+            return_exceptions=True,
         )
-        if any(ended):
-            logger.warning("%d requests were abandoned by their workers", sum(ended))
+        if ended := sum(count for count in told if isinstance(count, int)):
+            logger.warning("%d requests were abandoned by their workers", ended)
+        for error in told:
+            if isinstance(error, BaseException):
+                raise error
         return _RECLAIM_SECONDS
 
     async def _replay(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import time
@@ -80,7 +81,8 @@ class Cluster:
         for epoch, (member, (first, end)) in enumerate(zip(self.members, bounds, strict=True), 1):
             member.ask("CLUSTER", "SET-CONFIG-EPOCH", epoch)
             member.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-        self._introduce(self.members[1:])
+        self._introduce(self.members)
+        self.wait_until_well()
 
     @property
     def url(self) -> str:
@@ -119,19 +121,23 @@ class Cluster:
         """Start a member that has no slots yet, and return it once all know it."""
         member = self._start()
         self._introduce([member])
+        self.wait_until_well()  # a master takes two seconds to trust what it was told
         return member
 
     def add_replica(self, master: Member) -> Member:
         """Start a replica and return it once it has what its master has."""
-        member = self.add_master()
+        member = self._start()
+        self._introduce([member])
         member.ask("CLUSTER", "REPLICATE", master.id)
         until(lambda: member.ask("INFO", "replication").get("master_link_status") == "up")
         until(lambda: all(_is_slave(member, one) for one in self.living))
+        self.wait_until_well()
         return member
 
     def remove(self, member: Member) -> None:
         """End a member, which has no slots any more, and let the others forget it."""
-        member.kill()
+        if member in self.living:
+            member.kill()
         self.members.remove(member)
         for other in self.living:
             other.ask("CLUSTER", "FORGET", member.id)
@@ -181,9 +187,9 @@ class Cluster:
 
     def _introduce(self, members: Sequence[Member]) -> None:
         for member in members:
-            self.living[0].ask("CLUSTER", "MEET", HOST, member.port, member.bus_port)
+            for other in self.living:  # told by one only, they take a second to tell each other
+                other.ask("CLUSTER", "MEET", HOST, member.port, member.bus_port)
         until(lambda: all(self._knows_all(one) for one in self.living))
-        self.wait_until_well()
 
     def _knows_all(self, member: Member) -> bool:
         told = str(member.ask("CLUSTER", "NODES"))
@@ -214,6 +220,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Three masters. A test leaves them as it has found them, but for what they keep."""
     with own_cluster(tmp_path_factory.mktemp("cluster")) as formed:
         yield formed
+
+
+@pytest.fixture
+def harmed(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster of all tests, whose members may be killed: they come back, with their slots."""
+    yield cluster
+    for member in cluster.members:
+        if member.process.poll() is None:
+            member.process.send_signal(signal.SIGCONT)
+        else:
+            member.start()
+    cluster.wait_until_well()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.book import Book
 from tests.cluster import cluster as cluster
+from tests.cluster import harmed as harmed
 from tests.gateway.state_server import RealServer, program
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres import PostgresServer, find_programs

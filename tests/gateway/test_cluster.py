@@ -31,22 +31,20 @@ BOTH = Script("return redis.call('INCR', KEYS[1]) + redis.call('INCR', KEYS[2])"
 KEYS = tuple(f"count:{tag(shard)}" for shard in range(SHARDS))
 
 
-@pytest.fixture
-def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
-    with own_cluster(tmp_path, kind=getattr(request, "param", "valkey")) as formed:
+@pytest.fixture(scope="module", params=["valkey"])
+def formed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    with own_cluster(tmp_path_factory.mktemp("own"), kind=request.param) as formed:
         yield formed
 
 
 @pytest.fixture
-def harmed(cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster of all tests, whose members may be killed: they come back, with their slots."""
-    yield cluster
-    for member in cluster.members:
-        if member.process.poll() is None:
-            member.process.send_signal(signal.SIGCONT)
-        else:
-            member.start()
-    cluster.wait_until_well()
+def own(formed: Cluster) -> Cluster:
+    """Three masters without keys. A test may change who they are, if it leaves as many."""
+    for member in formed.masters:
+        member.ask("FLUSHALL")
+    return formed
 
 
 @asynccontextmanager
@@ -244,9 +242,10 @@ async def test_a_planned_fail_over_loses_nothing(own: Cluster) -> None:
         await failing_over
         assert await outcomes(store) == [count + 1 for count in done]
         assert replica in own.masters
+    own.remove(master)
 
 
-@pytest.mark.parametrize("own", PROGRAMS, indirect=True)
+@pytest.mark.parametrize("formed", PROGRAMS, indirect=True)
 async def test_a_replica_takes_over_while_the_others_serve(own: Cluster) -> None:
     victim = own.owner(KEYS[0])
     theirs, others = split(own, victim)
@@ -267,6 +266,7 @@ async def test_a_replica_takes_over_while_the_others_serve(own: Cluster) -> None
 
         assert rounds > 3
         assert not errors(await outcomes(store))
+    own.remove(victim)
 
 
 async def test_a_master_that_is_gone_stops_nobody_else(harmed: Cluster) -> None:
@@ -287,7 +287,7 @@ async def test_a_master_that_is_gone_stops_nobody_else(harmed: Cluster) -> None:
 
         assert watch.seconds < TIMEOUT_SECONDS
         assert (store.is_available, changes) == (True, [])
-        await store.ping()
+        assert await store.ping() == 1
         assert await store.call("TIME")
         with pytest.raises(StoreUnavailable):
             await store.each("DBSIZE")
@@ -354,6 +354,7 @@ async def test_a_new_master_is_asked_for_what_it_was_given(own: Cluster) -> None
         assert await store.call("GET", key) == b"value"
         # What has no slot any more is left alone.
         await aside(until, lambda: "name=dragoman" not in str(fourth.ask("CLIENT", "LIST")))
+    own.remove(fourth)
 
 
 async def test_what_cannot_be_sent_is_told_before_there_is_a_map(cluster: Cluster) -> None:
@@ -414,6 +415,18 @@ async def test_close_leaves_neither_task_nor_call(cluster: Cluster, calls: int) 
     assert all(isinstance(call.exception(), StoreUnavailable) for call in waiting)
     assert isinstance(store.call("GET", "key").exception(), StoreUnavailable)
     assert asyncio.all_tasks() == before
+
+
+@in_own_loop
+async def test_close_ends_the_wait_for_a_map() -> None:
+    store = Store("redis+cluster://127.0.0.1:1")
+    waiting = asyncio.create_task(store.each("PING"))
+    await asyncio.sleep(0)
+    await store.aclose()
+
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await waiting
 
 
 async def served(store: Store, keys: tuple[str, ...]) -> None:

@@ -17,8 +17,8 @@ from gateway.drain import Drain
 from gateway.quotas import RECLAIM, check_settled, settle
 from gateway.reconcile import Difference, differences, rebuild, reconcile
 from gateway.store import Store, StoreError, StoreUnavailable
-from gateway.writer import Writer
-from tests.cluster import Cluster, own_cluster
+from gateway.writer import LEASE_KEY, Writer
+from tests.cluster import Cluster
 from tests.gateway.ledger_work import ALICE, BOB, Stores, begin, until, use
 
 pytestmark = pytest.mark.anyio
@@ -103,22 +103,48 @@ async def test_a_server_that_lost_its_data_gets_its_counters_back(
             assert (await stores.counters(account.shard, account.scopes[0]))[:2] == [1, 200]
 
 
-async def test_records_of_other_servers_are_moved_while_one_is_gone(tmp_path: Path) -> None:
-    (tmp_path / "cluster").mkdir()
-    with own_cluster(tmp_path / "cluster") as cluster:
-        async with opened(cluster, tmp_path) as stores:
-            await stores.make_ready()
-            for account in ACCOUNTS:
-                await use(stores, account)
-            gone = cluster.owner(shard_keys(0)[0])
-            theirs = [one for one in ACCOUNTS if cluster.owner(one.keys[0]) is gone]
-            gone.kill()
+async def test_records_of_other_servers_are_moved_while_one_is_gone(
+    harmed: Cluster, stores: Stores
+) -> None:
+    await stores.make_ready()
+    for account in ACCOUNTS:
+        await use(stores, account)
+    gone = harmed.owner(shard_keys(0)[0])
+    theirs = [one for one in ACCOUNTS if harmed.owner(one.keys[0]) is gone]
+    gone.kill()
 
-            with pytest.raises(StoreUnavailable):
-                await Drain(stores.state, stores.book).move()
+    with pytest.raises(StoreUnavailable):
+        await Drain(stores.state, stores.book).move()
 
-            assert len(await stores.rows()) == SHARDS - len(theirs)
-            assert await missing(stores.state) == []
+    assert len(await stores.rows()) == SHARDS - len(theirs)
+    assert await missing(stores.state) == []
+
+
+async def test_writer_serves_the_other_servers_while_that_of_its_lease_is_gone(
+    harmed: Cluster, stores: Stores
+) -> None:
+    gone = harmed.owner(LEASE_KEY)
+    emptied = next(member for member in harmed.members if member is not gone)
+    others = [one for one in ACCOUNTS if harmed.owner(one.keys[0]) is not gone]
+    async with Writer(stores.state, stores.book, stores.spool):
+        gone.kill()
+        emptied.ask("FLUSHALL")
+
+        async def are_counters_known() -> bool:
+            return await missing(stores.state) == []
+
+        async def are_written() -> bool:
+            return len(await stores.rows()) == len(others) + 1
+
+        await until(are_counters_known)
+        [abandoned, *_] = others
+        await begin(stores, abandoned, lease_ms=0)
+        for account in others:
+            await use(stores, account)
+        await until(are_written)
+
+    assert 0 < len(others) < SHARDS
+    assert [row["status"] for row in await stores.rows()].count("abandoned") == 1
 
 
 async def test_nothing_is_lost_or_doubled_while_shards_move(

@@ -117,6 +117,12 @@ def test_what_is_not_toml_is_refused_with_its_line(tmp_path: Path, text: str) ->
     assert "(at line " in problem
 
 
+@pytest.mark.parametrize("text", ["a = " + 1000 * "[", "a = " + 5000 * "9"])
+def test_what_is_too_much_for_a_parser_is_refused_as_well(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert "config.toml: not TOML: " in problem
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nope\.toml: No such file"):
         load(tmp_path / "nope.toml")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.serve import WORKER_MALLOC
+from gateway.generations import WORKER_MALLOC
 from tests.scripted_upstream import Upstream, Visit
 
 pytestmark = pytest.mark.anyio

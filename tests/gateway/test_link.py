@@ -19,6 +19,8 @@ from tests.patience import PATIENCE_SECONDS, Stopwatch
 
 pytestmark = pytest.mark.anyio
 
+TIMEOUT_SECONDS = 1.0
+
 
 @pytest.fixture(scope="module", params=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
@@ -35,9 +37,9 @@ def server(
 
 
 @pytest.fixture
-def own(server: RealServer, tmp_path: Path) -> Iterator[RealServer]:
+def own(tmp_path: Path) -> Iterator[RealServer]:
     """Yield a server for one test, which may do to it what it likes."""
-    started = RealServer(server.program, tmp_path)
+    started = RealServer(program("valkey"), tmp_path)
     yield started
     started.kill()
 
@@ -129,7 +131,7 @@ async def test_replies_are_bytes_ints_none_and_lists(link: Link) -> None:
 
 
 async def test_each_of_a_thousand_calls_gets_its_own_reply_whoever_else_cancels(link: Link) -> None:
-    chance = random.Random(1)
+    chance, left = random.Random(1), set[int]()
 
     async def ask(number: int) -> int | None:
         for _ in range(chance.randrange(4)):
@@ -139,6 +141,7 @@ async def test_each_of_a_thousand_calls_gets_its_own_reply_whoever_else_cancels(
             for _ in range(chance.randrange(4)):
                 await asyncio.sleep(0)
             asking.cancel()
+            left.add(number)
         try:
             return int(await asking)
         except asyncio.CancelledError:
@@ -146,9 +149,10 @@ async def test_each_of_a_thousand_calls_gets_its_own_reply_whoever_else_cancels(
 
     answers = await asyncio.gather(*map(ask, range(1000)))
 
-    answered = [number for number, answer in enumerate(answers) if answer is not None]
-    assert 700 < len(answered) < 1000
-    assert [answers[number] for number in answered] == answered
+    answered = {number for number, answer in enumerate(answers) if answer is not None}
+    assert len(answered) < 1000
+    assert answered | left == set(range(1000))
+    assert all(answers[number] == number for number in answered)
     assert await link.send(("ECHO", "last")) == b"last"
 
 
@@ -325,31 +329,34 @@ async def test_more_pending_commands_than_allowed_fail_at_once(server: RealServe
 
 async def test_reply_later_than_allowed_fails_all_that_waits(own: RealServer) -> None:
     failures: list[tuple[str, int]] = []
-    async with proxy(own.socket, delay_seconds=0.15) as port:
+    async with proxy(own.socket, delay_seconds=0.3) as port:
         link = Link(
             Address.parse(f"redis://127.0.0.1:{port}"),
-            timeout_seconds=0.4,
+            timeout_seconds=TIMEOUT_SECONDS,
             on_failure=lambda reason, count: failures.append((reason, count)),
         )
         assert await link.send(("ECHO", "in time")) == b"in time"
         start = time.monotonic()
         async with Stopwatch() as watch:
-            late = [link.send(("DEBUG", "SLEEP", "1.5")), link.send(("ECHO", "behind it"))]
+            late = [
+                link.send(("DEBUG", "SLEEP", PATIENCE_SECONDS)),
+                link.send(("ECHO", "behind it")),
+            ]
             answers = await asyncio.gather(*late, return_exceptions=True)
         seconds = time.monotonic() - start
         await link.aclose()
 
     assert [type(answer) for answer in answers] == [StoreUnavailable] * 2
-    assert seconds >= 0.4
-    assert watch.seconds < 0.8
-    assert failures == [("the store did not answer within 0.4 s", 2)]
+    assert seconds >= TIMEOUT_SECONDS
+    assert watch.seconds < 2 * TIMEOUT_SECONDS
+    assert failures == [("the store did not answer within 1 s", 2)]
 
 
 async def test_call_that_comes_later_does_not_prolong_the_wait_of_the_first(
     tmp_path: Path,
 ) -> None:
     async with scripted(tmp_path, lambda command: b"+OK\r\n" * (command[0] == b"CLIENT")) as url:
-        link = Link(Address.parse(url), timeout_seconds=0.4)
+        link = Link(Address.parse(url), timeout_seconds=TIMEOUT_SECONDS)
         start = time.monotonic()
         async with Stopwatch() as watch:
             calls = [link.send(("ECHO", "first"))]
@@ -361,14 +368,14 @@ async def test_call_that_comes_later_does_not_prolong_the_wait_of_the_first(
 
     assert len(calls) > 3
     assert {type(call.exception()) for call in calls} == {StoreUnavailable}
-    assert seconds >= 0.4
-    assert watch.seconds < 0.8
+    assert seconds >= TIMEOUT_SECONDS
+    assert watch.seconds < 2 * TIMEOUT_SECONDS
 
 
 async def test_reply_to_one_command_does_not_excuse_the_next(tmp_path: Path) -> None:
     says = {b"first": b"", b"second": b"+first\r\n"}  # one behind
     async with scripted(tmp_path, lambda command: says.get(command[1], b"+OK\r\n")) as url:
-        link = Link(Address.parse(url), timeout_seconds=0.3)
+        link = Link(Address.parse(url), timeout_seconds=TIMEOUT_SECONDS)
         first = link.send(("ECHO", "first"))
         await asyncio.wait([first], timeout=0.01)  # it leaves in a write of its own
         second = link.send(("ECHO", "second"))
@@ -379,14 +386,14 @@ async def test_reply_to_one_command_does_not_excuse_the_next(tmp_path: Path) -> 
         await link.aclose()
 
 
-async def test_reply_that_came_while_the_loop_was_busy_is_not_late(server: RealServer) -> None:
-    link = Link(Address.parse(server.url), timeout_seconds=0.3)
+async def test_reply_that_came_while_the_loop_was_busy_is_not_late(own: RealServer) -> None:
+    link = Link(Address.parse(own.url), timeout_seconds=TIMEOUT_SECONDS)
     await link.send(("ECHO", "connected"))
     loop, (here, there) = asyncio.get_running_loop(), socketpair()
 
     def read() -> None:  # uvloop runs its timers after such a callback, before it reads again
         here.recv(1)
-        keep_busy(0.4)
+        keep_busy(TIMEOUT_SECONDS + 0.1)
 
     with here, there:
         loop.add_reader(here, read)
@@ -398,19 +405,19 @@ async def test_reply_that_came_while_the_loop_was_busy_is_not_late(server: RealS
     await link.aclose()
 
 
-async def test_command_that_a_busy_loop_wrote_late_has_its_full_time(server: RealServer) -> None:
-    link = Link(Address.parse(server.url), timeout_seconds=0.3)
+async def test_command_that_a_busy_loop_wrote_late_has_its_full_time(own: RealServer) -> None:
+    link = Link(Address.parse(own.url), timeout_seconds=TIMEOUT_SECONDS)
     await link.send(("ECHO", "connected"))
     asking = link.send(("DEBUG", "SLEEP", "0.05"))
 
-    keep_busy(0.4)
+    keep_busy(TIMEOUT_SECONDS + 0.1)
 
     assert await asking == b"OK"
     await link.aclose()
 
 
 async def test_late_reply_never_answers_a_later_command(own: RealServer) -> None:
-    link = Link(Address.parse(own.url), timeout_seconds=0.3)
+    link = Link(Address.parse(own.url), timeout_seconds=TIMEOUT_SECONDS)
     await link.send(("ECHO", "connected"))
 
     own.hang()

@@ -41,6 +41,7 @@ async def test_one_that_lacks_nothing_is_ready():
         ("cache store", True, True),
         ("state store", False, True),
         ("state store", True, False),
+        ("part of the state store", True, True),
     ],
 )
 async def test_a_store_that_is_away_is_told_but_only_one_that_is_needed_matters(

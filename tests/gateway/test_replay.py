@@ -139,6 +139,25 @@ async def test_spool_waits_while_the_counters_are_unknown(
     assert await stores.counters(BOB.shard, "key:bob") == [1, 200, 3, 0, 0, 1_000]
 
 
+async def test_shard_that_takes_none_holds_up_no_other(stores: Stores) -> None:
+    await stores.make_ready()
+    ready = shard_keys(ALICE.shard)[0]
+    held = [line_of(await begin(stores, ALICE)) for _ in range(101)]  # more than go at once
+    others = [line_of(await begin(stores, BOB)) for _ in range(2)]
+    await stores.state.call("DEL", ready)
+    await spool(stores, *held, others[0])
+    await spool(stores, others[1])
+
+    with pytest.raises(StoreUnavailable):
+        await replay(stores.state, stores.book, stores.spool)
+    assert await stores.counters(BOB.shard, "key:bob") == [2, 400, 6, 0, 0, 2_000]
+
+    await stores.state.call("SET", ready, 1)
+    await replay(stores.state, stores.book, stores.spool)
+    assert is_empty(stores)
+    assert await stores.counters(ALICE.shard, "key:alice") == [101, 20_200, 303, 0, 0, 101_000]
+
+
 async def test_replay_that_is_killed_goes_on_and_counts_each_settlement_once(
     stores: Stores,
 ) -> None:

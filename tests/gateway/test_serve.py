@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from gateway.keys import parse
+from tests.cluster import Cluster
 from tests.gateway.running import Wire, connected, request_head
-from tests.patience import PATIENCE_SECONDS, within
+from tests.gateway.state_server import RealServer
+from tests.patience import PATIENCE_SECONDS
 from tests.served import children, is_running, serve, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -134,9 +136,25 @@ async def test_an_address_of_no_host_is_refused(tmp_path: Path, config: Path) ->
     assert "Unknown error" not in line
 
 
-async def test_a_second_gateway_on_one_data_directory_is_refused(
-    tmp_path: Path, config: Path
+async def test_the_url_of_a_clusters_node_is_refused_before_anything_is_made(
+    tmp_path: Path, config: Path, cluster: Cluster
 ) -> None:
+    with config.open("a") as file:
+        file.write(f"[store]\nstate = '{cluster.urls[0]}'")
+    line = await refused(tmp_path / "data", "--config", config)
+    assert line.endswith(
+        "store.state: is a node of a cluster: begin its URL with 'redis+cluster://'"
+    )
+    assert not (tmp_path / "data" / "book.sqlite3").exists()
+
+
+@pytest.mark.parametrize("has_stores", [True, False])
+async def test_a_second_gateway_on_one_data_directory_is_refused(
+    tmp_path: Path, config: Path, server: RealServer, has_stores: bool
+) -> None:
+    if has_stores:
+        with config.open("a") as file:
+            file.write(f"[store]\nstate = '{server.url}'\ncache = '{server.url}?db=1'")
     async with serve(tmp_path / "data", "--config", config) as served:
         port = await served.ready()
         line = await refused(tmp_path / "data", "--config", config)
@@ -185,8 +203,7 @@ async def test_a_killed_parent_leaves_nothing_behind(tmp_path: Path, config: Pat
         pids = children(served.process.pid)
         assert len(pids) >= 4
         await served.end(signal.SIGKILL)
-        async with within(1):
-            await wait_until(lambda: not [pid for pid in pids if is_running(pid)])
+        await wait_until(lambda: not [pid for pid in pids if is_running(pid)])
 
 
 async def test_gateway_ends_with_the_terminal_it_was_started_from(

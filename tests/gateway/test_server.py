@@ -120,7 +120,10 @@ async def test_server_without_connections_ends_at_once(number: int) -> None:
             await site.serving
 
 
-async def test_request_that_comes_just_after_the_end_began_is_answered(number: int) -> None:
+async def test_request_that_comes_just_after_the_end_began_is_answered(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.protocol._PARTING_SECONDS", PATIENCE_SECONDS)
     async with serving() as site, connected(site.port) as used, connected(site.port) as fresh:
         await answer_to(used, GET)
         site.tell(number)
@@ -157,15 +160,12 @@ async def test_answer_under_way_says_that_it_is_the_last(number: int) -> None:
         assert await wire.is_closed()
 
 
-async def test_request_after_a_stream_that_could_not_say_it_was_the_last(number: int) -> None:
+async def test_request_after_a_stream_that_could_not_say_it_was_the_last(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.protocol._PARTING_SECONDS", PATIENCE_SECONDS)
     async with serving() as site, connected(site.port) as wire:
-        site.may_answer.clear()
-        await wire.send(GET.replace(b"/", b"/stream", 1))
-        await wire.read_until(b"he\r\n")
-        site.tell(number)
-        await refuses(site.port)
-        site.may_answer.set()
-        await wire.read_until(b"0\r\n\r\n")
+        await stream_to_the_end(site, wire, number)
 
         assert (await answer_to(wire, GET))["connection"] == "close"
         assert await wire.is_closed()
@@ -173,13 +173,7 @@ async def test_request_after_a_stream_that_could_not_say_it_was_the_last(number:
 
 async def test_connection_ends_a_moment_after_such_a_stream(number: int) -> None:
     async with serving() as site, connected(site.port) as wire:
-        site.may_answer.clear()
-        await wire.send(GET.replace(b"/", b"/stream", 1))
-        await wire.read_until(b"he\r\n")
-        site.tell(number)
-        await refuses(site.port)
-        site.may_answer.set()
-        await wire.read_until(b"0\r\n\r\n")
+        await stream_to_the_end(site, wire, number)
 
         async with within(2 * PARTING_SECONDS):
             assert await wire.is_closed()
@@ -260,3 +254,14 @@ async def refuses(port: int) -> None:
                     pass
             except ConnectionRefusedError:
                 return
+
+
+async def stream_to_the_end(site: Site, wire: Wire, number: int) -> None:
+    """Let a stream end that began before the server heard of its own end."""
+    site.may_answer.clear()
+    await wire.send(GET.replace(b"/", b"/stream", 1))
+    await wire.read_until(b"he\r\n")
+    site.tell(number)
+    await refuses(site.port)
+    site.may_answer.set()
+    await wire.read_until(b"0\r\n\r\n")

@@ -23,6 +23,19 @@ def test_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="changed while it was read"):
         source.keep(read, tmp_path / "copy.toml")
+    assert [left.name for left in tmp_path.iterdir()] == [path.name]
+
+
+def test_file_that_is_half_written_while_it_is_copied_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "dragoman.toml"
+    path.write_text("[server]\nworkers = 2")
+    source = Source(config=path, overrides={})
+    read = source.read()
+    path.write_text("[server")
+
+    with pytest.raises(ConfigError, match="changed while it was read"):
+        source.keep(read, tmp_path / "copy.toml")
+    assert [left.name for left in tmp_path.iterdir()] == [path.name]
 
 
 def test_copy_is_of_what_was_read(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ pytestmark = pytest.mark.anyio
 
 SCRIPT = Script("return {KEYS[1], ARGV[1], redis.call('INCR', KEYS[1])}")
 NOWHERE = "unix:///nowhere"
-TIMEOUT_SECONDS = 0.2
+TIMEOUT_SECONDS = 0.3  # three of them in a row are less than a second
+BOTH = pytest.mark.parametrize("path", PROGRAMS, indirect=True)
 
 
-@pytest.fixture(scope="module", params=PROGRAMS)
+@pytest.fixture(scope="module", params=["valkey"])
 def path(request: pytest.FixtureRequest) -> str:
     return program(request.param)
 
@@ -79,6 +80,7 @@ async def fail(store: Store, times: int) -> list[float]:
     return seconds
 
 
+@BOTH
 async def test_script_gets_keys_and_arguments_as_bytes_texts_or_numbers(store: Store) -> None:
     calls = [
         store.run(SCRIPT, ["key"], [b"bytes"]),
@@ -93,6 +95,7 @@ async def test_script_gets_keys_and_arguments_as_bytes_texts_or_numbers(store: S
     ]
 
 
+@BOTH
 async def test_script_that_the_server_has_forgotten_runs_once_all_the_same(
     store: Store,
 ) -> None:
@@ -104,6 +107,7 @@ async def test_script_that_the_server_has_forgotten_runs_once_all_the_same(
     assert [count for _, _, count in again] == list(range(2, 12))
 
 
+@BOTH
 async def test_refusal_is_no_outage(store: Store) -> None:
     for _ in range(5):
         with pytest.raises(StoreRefused):
@@ -163,6 +167,7 @@ async def test_server_that_goes_on_too_early_is_asked_again_at_once(
     assert store.is_available
 
 
+@BOTH
 async def test_killed_server_fails_calls_at_once_until_its_successor_answers(
     server: RealServer, store: Store
 ) -> None:
@@ -253,6 +258,7 @@ async def test_calls_that_begin_anew_do_so_on_a_new_connection(tmp_path: Path) -
     assert commands == [b"CLIENT", *[b"INCR"] * 3, *probe, b"CLIENT", b"GET"]
 
 
+@BOTH
 async def test_server_that_became_a_replica_is_unavailable(server: RealServer) -> None:
     async with opened(server.url) as store:
         await store.call("REPLICAOF", "127.0.0.1", 1)
@@ -316,17 +322,38 @@ async def test_close_leaves_neither_task_nor_socket(server: RealServer, calls: i
     await fail(store, 1)
 
 
+async def lacks(stores: Stores, *names: str) -> None:
+    """Wait until just these do not answer: in the cache's 50 ms a busy machine may fail, too."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while await stores.missing() != dict.fromkeys(names, "StoreUnavailable"):
+            pass
+
+
 async def test_stores_that_answer_are_not_missing(server: RealServer) -> None:
     async with Stores(state_url=server.url, cache_url=server.url) as stores:
-        assert await stores.missing() == {}
+        await lacks(stores)
         assert await stores.state.call("ECHO", "hello") == b"hello"
 
 
 async def test_store_that_is_not_there_is_missing(server: RealServer) -> None:
     async with Stores(state_url=NOWHERE, cache_url=server.url) as stores:
-        assert await stores.missing() == {"state store": "StoreUnavailable"}
+        await lacks(stores, "state store")
     async with Stores(state_url=server.url, cache_url=NOWHERE) as stores:
-        assert await stores.missing() == {"cache store": "StoreUnavailable"}
+        await lacks(stores, "cache store")
+
+
+async def test_part_of_a_cluster_is_told_and_is_not_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def two_away(_: Store) -> int:
+        return 2
+
+    monkeypatch.setattr(Store, "ping", two_away)
+    async with Stores(state_url=NOWHERE, cache_url=NOWHERE) as stores:
+        assert await stores.missing() == {
+            "part of the state store": "2 of its masters away",
+            "part of the cache store": "2 of its masters away",
+        }
 
 
 async def test_hung_stores_are_missing_after_a_quarter_of_a_second(server: RealServer) -> None:
@@ -350,11 +377,11 @@ async def test_state_store_that_is_not_asked_for_now_is_missing(
         await fail(stores.state, 3)
         server.start()
 
-        assert await stores.missing() == {"state store": "StoreUnavailable"}
+        await lacks(stores, "state store")
 
 
 async def test_ping_takes_no_longer_than_the_timeout_in_all(server: RealServer) -> None:
-    async with proxy(server.socket, delay_seconds=0.15) as port:
+    async with proxy(server.socket, delay_seconds=0.6 * TIMEOUT_SECONDS) as port:
         store = Store(f"redis://127.0.0.1:{port}", timeout_seconds=TIMEOUT_SECONDS)
         start = time.monotonic()
         async with Stopwatch() as watch:

@@ -6,11 +6,12 @@ from contextlib import aclosing
 
 import pytest
 
-from gateway.config import Store
+from gateway.config import ConfigError, Store
 from gateway.store import Store as Client
-from gateway.store_check import examine
+from gateway.store_check import check_spelling, examine
 from tests.cluster import Cluster
 from tests.gateway.state_server import RealServer
+from tests.patience import Stopwatch
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +99,24 @@ async def test_a_node_of_a_cluster_is_no_store_of_its_own(cluster: Cluster) -> N
     [(_, is_well, detail)] = await examine(Store(state=cluster.urls[0]))
     assert not is_well
     assert "begin its URL with 'redis+cluster://'" in detail
+
+
+async def test_a_start_is_refused_with_a_node_of_a_cluster(cluster: Cluster) -> None:
+    with pytest.raises(ConfigError, match=r"^store\.cache: is a node .* 'redis\+cluster://'$"):
+        await check_spelling(Store(state=cluster.url, cache=cluster.urls[1]))
+
+
+async def test_a_start_waits_for_no_store(server: RealServer) -> None:
+    await check_spelling(Store())
+    await check_spelling(Store(state=server.url))
+    server.hang()
+    async with Stopwatch() as watch:
+        await check_spelling(Store(state=server.url, cache=server.url))
+    server.go_on()
+    assert watch.seconds < 2
+    server.kill()
+    await check_spelling(Store(state=server.url))
+    server.start()
 
 
 async def test_a_cluster_must_not_be_both_stores(cluster: Cluster) -> None:

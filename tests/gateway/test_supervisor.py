@@ -259,7 +259,7 @@ async def test_stop_hurries_a_child_that_retires(reports: Reports) -> None:
     group = await supervisor.start(child(reports, HEEDFUL.replace("break", "continue")))
     await reports.pid()
     retiring = asyncio.create_task(
-        supervisor.retire(group, *group, number=signal.SIGUSR1, seconds=PATIENCE_SECONDS)
+        supervisor.retire(group, group[0], number=signal.SIGUSR1, seconds=PATIENCE_SECONDS)
     )
     assert await reports.line() == f"told {signal.SIGUSR1:d}"
 

@@ -21,7 +21,7 @@ from tests.patience import PATIENCE_SECONDS, Stopwatch
 pytestmark = pytest.mark.anyio
 
 STREAMS = 20
-DRAIN_SECONDS = 3
+DRAIN_SECONDS = 1
 
 
 async def left(data_dir: Path) -> list[bytes]:

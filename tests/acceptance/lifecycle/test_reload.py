@@ -83,8 +83,8 @@ async def test_reload_cuts_no_stream_and_fails_no_request(site: Site) -> None:
 
 
 async def test_ten_signals_in_a_row_leave_the_last_file_in_force(site: Site) -> None:
-    async with load(site, "m", REQUESTERS) as requests:
-        await requests.answers(REQUESTERS)
+    async with load(site, "m", 10) as requests:
+        await requests.answers(10)
         for number in range(10):
             site.config.write("m", f"model-{number}", server="workers = 1")
             site.served.process.send_signal(signal.SIGHUP)
@@ -156,7 +156,7 @@ async def test_generation_that_does_not_come_up_leaves_the_old_one_in_force(site
     pids = await settled(site)
     pepper.write_bytes(b"")
     try:
-        assert re.fullmatch("worker [12] ended with code 1 before it served", await refusal(site))
+        assert re.fullmatch("worker [12] ended with code 1 before all served", await refusal(site))
         assert await site.ask("m") == 200
         await wait_until(lambda: site.served.workers() == pids)
     finally:
