@@ -12,8 +12,9 @@ _VARIABLES = (
     Variable("model", "model", "dragoman_requests_total"),
     Variable("upstream", "upstream", "dragoman_upstream_available"),
 )
+ROWS = (UP, WHO, SLOW, COST, CACHE, INSIDE)
 
 
 def board() -> Json:
     """Return the dashboard as Grafana imports it."""
-    return dashboard("Dragoman", "dragoman", _VARIABLES, (UP, WHO, SLOW, COST, CACHE, INSIDE))
+    return dashboard("Dragoman", "dragoman", _VARIABLES, ROWS)

@@ -83,7 +83,7 @@ UP = Row(
         ),
         Panel(
             title="Upstreams that would be asked",
-            description="1: a request for the model would go there now. 0: it rests or is full.",
+            description="1: a request would go there now. 0: it rests, or has asked to wait.",
             queries=[
                 Query(
                     f"min by (upstream, model) (dragoman_upstream_available{{{UPSTREAM}}})",
@@ -127,7 +127,7 @@ WHO = Row(
         ),
         Panel(
             title="Requests by upstream",
-            description="Who answered them.",
+            description="Whose they were; those that the cache answered too.",
             queries=[
                 Query(rate("dragoman_requests_total", "upstream", where=UPSTREAM), "{{upstream}}")
             ],

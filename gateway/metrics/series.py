@@ -136,7 +136,8 @@ METRICS: tuple[Metric, ...] = (
         "dragoman_cache_requests_total",
         "counter",
         ("task", "model", "outcome"),
-        "Requests by what the cache had for them: kept, made anew, or shared with one under way.",
+        "Admitted requests by what the cache had: the answer, nothing, or the same request under "
+        "way to share with; those that `bypass` it did not ask.",
     ),
     Metric(
         "dragoman_cache_errors_total",
