@@ -6,16 +6,19 @@ and 405.
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.access import ACCESS, Access, Observer
 
 if TYPE_CHECKING:
     from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
 
 _SLASHES = re.compile(r"/{2,}")
 _EXPOSED = (
@@ -68,7 +71,7 @@ class Edge:
         if scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         for observer in self._observers:
-            observer.began(access, scope)
+            _tell(observer.began, access, scope)
         try:
             await self._app(scope, receive, send_with_head)
         finally:
@@ -78,7 +81,15 @@ class Edge:
         access.seconds = time.perf_counter() - access.began
         access.route = scope.get("path_template", "")
         for observer in self._observers:
-            observer.ended(access, scope)
+            _tell(observer.ended, access, scope)
+
+
+def _tell(hear: Callable[[Access, Any], None], access: Access, scope: Any) -> None:
+    """Let an observer hear. If it fails nobody else is to suffer: its log line or count is lost."""
+    try:
+        hear(access, scope)
+    except Exception:
+        logger.exception("a request is not fully counted, logged or traced")
 
 
 def uuid7() -> str:

@@ -20,6 +20,7 @@ from gateway.logs.scrubbing import escape, escape_for_json, scrub
 from gateway.times import iso_ms
 
 _OWN = ("gateway", "adapters")
+_SELF_WILLED = ("transformers", "huggingface_hub")  # give their loggers handlers when imported
 _LONGEST_MESSAGE, _LONGEST_TRACEBACK = 8_000, 32_000  # characters
 _ASYNCIO = "asyncio"
 
@@ -89,11 +90,34 @@ def configure_logging(settings: Logs, *, fd: int = 2) -> Diagnostics:
     logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
     for name in _OWN:
         logging.getLogger(name).setLevel(level)
+    for name in _SELF_WILLED:
+        theirs = logging.getLogger(name)
+        theirs.handlers.clear()
+        theirs.__class__ = _Subordinate
     logging.captureWarnings(True)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_of_thread
     sys.unraisablehook = _log_unraisable
     return handler
+
+
+class _Subordinate(logging.Logger):
+    """The logger of a library, whose records take the same way as all others.
+
+    They would pass by what takes credentials out of them, and be no JSON.
+    """
+
+    @property
+    def propagate(self) -> bool:
+        """Always true."""
+        return True
+
+    @propagate.setter
+    def propagate(self, value: bool) -> None:
+        pass
+
+    def addHandler(self, hdlr: logging.Handler) -> None:
+        """Do without."""
 
 
 def is_for_people(form: Literal["auto", "json", "text"], fd: int) -> bool:

@@ -36,4 +36,4 @@ class Calls:
     def waited_for_loading(self, target: Target, seconds: float) -> None:
         """Count a wait."""
         labels = target.upstream.name, self._models.get(target, HUB)
-        self._series.histogram("dragoman_model_loading_seconds", *labels).observe(seconds)
+        self._series.observer("dragoman_model_loading_seconds", *labels)(seconds)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
+import time
 from asyncio import Task
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -13,23 +13,27 @@ from typing import cast
 
 from prometheus_client import CollectorRegistry, exposition
 from prometheus_client.metrics_core import Metric as Family
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+
+from gateway.metrics.dead import listed
+from gateway.metrics.merging import UNREADABLE, merged
 
 logger = logging.getLogger(__name__)
 
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _OPENMETRICS = "application/openmetrics-text"
+_REST = 9  # times as long as it took, so that whoever floods it gets a tenth of a processor
+_LEAST_REST_SECONDS, _LONGEST_REST_SECONDS = 0.05, 1.0  # the stores are asked too
 # Without types.
 _as_openmetrics = cast("Callable[[CollectorRegistry], bytes]", openmetrics.generate_latest)
-_merge = cast("Callable[[Iterable[str]], Iterable[Family]]", MultiProcessCollector.merge)
-# What reading a file raises that another process has just made, or left behind damaged.
-_UNREADABLE = (OSError, RuntimeError, ValueError, LookupError, struct.error)
 
 
 class Exposition:
     """Tells metrics. Whoever asks while they are being gathered gets the same.
+
+    They are gathered once at a time, then not for nine times as long as that took the processor,
+    but for a second at most. Whoever asks meanwhile waits, and is told what is true then.
 
     `folder`: where the workers keep them; without it they are those of `registry`. `ask`: what
     else there is to tell. Close it when nobody asks any more.
@@ -44,6 +48,8 @@ class Exposition:
         self._kept: Collector = _Files(folder) if folder else registry
         self._ask = ask
         self._rendering: dict[bool, Task[bytes]] = {}
+        self._alone = asyncio.Lock()
+        self._rests_until = 0.0
 
     async def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the text and its content type: OpenMetrics if `accept` names it."""
@@ -62,17 +68,23 @@ class Exposition:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _render(self, is_open: bool) -> bytes:
-        asked = await self._ask()
-        return await asyncio.to_thread(_text, [self._kept, _Given(asked)], is_open)
+        async with self._alone:
+            await asyncio.sleep(self._rests_until - time.monotonic())
+            asked = await self._ask()
+            text, seconds = await asyncio.to_thread(_text, [self._kept, _Given(asked)], is_open)
+            rest_seconds = min(max(_REST * seconds, _LEAST_REST_SECONDS), _LONGEST_REST_SECONDS)
+            self._rests_until = time.monotonic() + rest_seconds
+        return text
 
 
-def _text(collectors: Iterable[Collector], is_open: bool) -> bytes:
+def _text(collectors: Iterable[Collector], is_open: bool) -> tuple[bytes, float]:
+    """Return the text, and for how many seconds it kept the processor busy."""
+    began = time.thread_time()
     registry = CollectorRegistry(auto_describe=False)
     for collector in collectors:
         registry.register(collector)
-    if is_open:
-        return _as_openmetrics(registry)
-    return exposition.generate_latest(registry)
+    text = _as_openmetrics(registry) if is_open else exposition.generate_latest(registry)
+    return text, time.thread_time() - began
 
 
 class _Given(Collector):
@@ -93,17 +105,18 @@ class _Files(Collector):
         self._damaged: set[Path] = set()
 
     def collect(self) -> Iterable[Family]:
-        files = [file for file in self._folder.glob("*.db") if file not in self._damaged]
-        try:
-            return _merged(files)
-        except _UNREADABLE:
-            return _merged(list(self._readable(files)))
+        with listed(self._folder) as found:
+            files = [file for file in found if file not in self._damaged]
+            try:
+                return merged(files)
+            except UNREADABLE:
+                return merged(list(self._readable(files)))
 
     def _readable(self, files: Iterable[Path]) -> Iterator[Path]:
         for file in files:
             try:
-                _merged([file])
-            except _UNREADABLE as error:
+                merged([file])
+            except UNREADABLE as error:
                 if _has_content(file):  # it is not just being made, or removed
                     logger.warning("metrics in %r cannot be read: %s", file.name, error)
                     self._damaged.add(file)
@@ -115,7 +128,3 @@ def _has_content(file: Path) -> bool:
     with suppress(OSError):
         return file.stat().st_size > 0
     return False
-
-
-def _merged(files: Sequence[Path]) -> list[Family]:
-    return list(_merge(map(str, files)))

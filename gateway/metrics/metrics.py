@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from prometheus_client import values
+
 from gateway import __version__
 from gateway.config import Settings
 from gateway.metrics import figures, sampling
 from gateway.metrics.calls import Calls
+from gateway.metrics.dead import add_up
 from gateway.metrics.exposition import Exposition
 from gateway.metrics.keys import Keys, Places
 from gateway.metrics.registry import Series
 from gateway.metrics.requests import Requests
+from gateway.metrics.room import reserve
 from gateway.metrics.sampling import Look, Sampler
 
 if TYPE_CHECKING:
     from gateway.book import Book
     from gateway.store import Stores
     from gateway.upstreams.catalog import Catalog
+
+logger = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -32,9 +40,7 @@ class Metrics:
     """
 
     def __init__(self, settings: Settings, *, worker: str = "") -> None:
-        # prometheus_client looks for the same variable.
-        given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        folder = Path(given) if given else None
+        self._folder = folder = _shared_folder(models=len(settings.models))
         self._series = series = Series()
         keys = None
         if settings.metrics.per_key:
@@ -52,6 +58,7 @@ class Metrics:
     def follow(self, catalog: Catalog, cache_troubles: Callable[[], Mapping[str, int]]) -> None:
         """Look at the upstreams, and count what goes wrong in the cache."""
         self.calls.know(catalog.models)
+        self.requests.expect(catalog.models)
         self._looks.append(sampling.upstreams(self._series, catalog))
         self.count_growth("dragoman_cache_errors_total", cache_troubles)
 
@@ -75,8 +82,32 @@ class Metrics:
     async def __aenter__(self) -> Self:
         self._sampler = Sampler(*self._looks)
         await self._sampler.__aenter__()
+        # Only where workers begin can dead ones become many.
+        self._adding_up = asyncio.create_task(self._add_up(), name="metrics of dead workers")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._sampler.__aexit__()
         await self._exposition.aclose()
+        await self._adding_up
+
+    async def _add_up(self) -> None:
+        if self._folder:
+            try:
+                await asyncio.to_thread(add_up, self._folder)
+            except OSError as error:
+                logger.warning("what dead workers have counted is not added up: %s", error)
+
+
+def _shared_folder(*, models: int) -> Path | None:
+    """Return where the workers keep what they count, with room in it for this one."""
+    # prometheus_client looks for the same variable.
+    given = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    if given is None:
+        return None
+    try:
+        reserve(Path(given), models=models)
+    except OSError as error:
+        logger.error("what this worker counts is not told, as there is no room: %s", error)
+        values.ValueClass = values.MutexValue  # not in files, so that no page can be missing
+    return Path(given)

@@ -16,6 +16,8 @@ _disable_created = cast("Callable[[], None]", disable_created_metrics)
 Add = Callable[[float], None]
 """Adds an amount to a counter, or to a histogram as one more observation."""
 
+_COARSE = 1.5 * 2.0**32  # the doubles around it are 2**-20 apart, a microsecond
+
 
 class Series:
     """The objects that count, in a registry of their own.
@@ -64,7 +66,7 @@ class Series:
         buckets: list[Add] = [bucket.inc for bucket in histogram._buckets]
 
         def observe(amount: float) -> None:
-            add(amount)
+            add(exact(amount))
             buckets[bisect_left(bounds, amount)](1)
 
         return observe
@@ -89,3 +91,12 @@ class Series:
             buckets=metric.buckets,
             registry=self.registry,
         )
+
+
+def exact(amount: float) -> float:
+    """Return `amount` to a microsecond, so that sums are the same in whatever order they are made.
+
+    Else the workers' sum could be the least bit smaller than before once others are among them,
+    and Prometheus takes a counter that falls for one that has begun again. For up to 2**31.
+    """
+    return amount + _COARSE - _COARSE

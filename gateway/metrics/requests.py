@@ -7,14 +7,15 @@ and the gateway's own codes make.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.allowances import NAMES
 from gateway.metrics.codes import bounded
-from gateway.metrics.registry import Add, Series
+from gateway.metrics.registry import Add, Series, exact
 from gateway.native.address import FACE
+from gateway.operations import operation_of
 
 if TYPE_CHECKING:
     from litestar.types import HTTPScope
@@ -23,16 +24,11 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.ledger import Record
     from gateway.metrics.keys import Keys
+    from gateway.upstreams.target import Model
 
 HUB = "_hub"
 NATIVE = "/models/{model}"
 UNKNOWN = "unknown"
-
-OPERATIONS = {
-    "completion": "text_completion",
-    "embedding": "embeddings",
-}
-"""Tasks that OpenTelemetry has another name for; for images and sound it has none."""
 
 
 class Requests:
@@ -51,6 +47,16 @@ class Requests:
     def under_way(self) -> Iterator[Access]:
         """Yield what has begun and not ended, the oldest first."""
         return iter(self._under_way)
+
+    def expect(self, models: Iterable[Model]) -> None:
+        """Begin at zero what a sum over time is made of.
+
+        A counter that a scrape first finds at 5 has not grown by 5 for Prometheus: of a model that
+        is seldom asked much of the cost would be missing.
+        """
+        for model in models:
+            for upstream in {target.upstream.name for target in model.targets}:
+                self._way_of(str(model.task), model.id, upstream).begin()
 
     def began(self, access: Access, scope: HTTPScope) -> None:
         """Hear of a request."""
@@ -78,13 +84,13 @@ class Requests:
 
     def _count_exchange(self, exchange: Exchange, record: Record | None, seconds: float) -> None:
         way = self._way(exchange, record)
-        if found := exchange.found:
-            way.cache[found.status](1)
         if exchange.retries:
             self._series.adder("dragoman_retries_total", way.model)(exchange.retries)
         if record is None:
             self._count_refusal(exchange)
             return
+        if found := exchange.found:
+            way.cache[found.status](1)
         outcome = "degraded" if exchange.is_degraded else "admitted"
         self._count("dragoman_reservations_total", outcome)
         way.add(record, exchange, seconds)
@@ -115,7 +121,9 @@ class Requests:
             task, model, upstream = exchange.task, "", ""
         if model not in self._models and model:
             model = HUB
-        key = task, model, upstream
+        return self._way_of(task, model, upstream)
+
+    def _way_of(self, *key: *tuple[str, str, str]) -> _Way:
         way = self._ways.get(key)
         if way is None:
             way = self._ways[key] = _Way(self._series, *key)
@@ -142,8 +150,14 @@ class _Way:
         self.model = model
         self._series = series
         self._route = str(task), model, upstream
-        self._request = OPERATIONS.get(task, str(task)), upstream, model
+        self._request = operation_of(task), upstream, model
         self._ends: dict[tuple[str, str | None], _End] = {}
+
+    def begin(self) -> None:
+        """Tell what it costs, and what the cache had, as zero until there is more."""
+        self.nano_usd(0)
+        for add in self.cache.values():
+            add(0)
 
     def add(self, record: Record, exchange: Exchange, seconds: float) -> None:
         """Count an admitted request."""
@@ -167,7 +181,7 @@ class _Way:
         if record.characters:
             self.characters(record.characters)
         if record.audio_ms:
-            self.audio_seconds(record.audio_ms / 1000)
+            self.audio_seconds(exact(record.audio_ms / 1000))
 
     def _add_pace(self, record: Record, seconds: float, *, is_whole: bool) -> None:
         first_seconds = (record.first_token_ms or 0) / 1000

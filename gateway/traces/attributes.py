@@ -14,8 +14,8 @@ from typing import Any
 from gateway.access import Access
 from gateway.exchange import Exchange, Route
 from gateway.logs.scrubbing import name_or_other
+from gateway.operations import operation_of
 
-_OPERATIONS = {"completion": "text_completion", "embedding": "embeddings"}
 _OUTPUTS = {"image": "image", "speech": "speech"}
 
 Attributes = dict[str, Any]
@@ -24,7 +24,8 @@ Attributes = dict[str, Any]
 
 def span_name(exchange: Exchange, model: str | None) -> str:
     """Return the name of what is done, and with which model, if that is known."""
-    return f"{_operation(exchange)} {model}" if model else _operation(exchange)
+    operation = operation_of(exchange.task)
+    return f"{operation} {model}" if model else operation
 
 
 def of_request(access: Access, exchange: Exchange) -> Attributes:
@@ -36,7 +37,7 @@ def of_request(access: Access, exchange: Exchange) -> Attributes:
         "http.route": access.route or None,
         "http.response.status_code": access.status or None,
         "http.response.body.size": access.sent_bytes,
-        "gen_ai.operation.name": _operation(exchange),
+        "gen_ai.operation.name": operation_of(exchange.task),
         "gen_ai.output.type": _OUTPUTS.get(exchange.task),
         "gen_ai.request.stream": exchange.is_stream,
         "dragoman.request.id": access.id,
@@ -66,7 +67,7 @@ def of_upstream(access: Access, exchange: Exchange, route: Route) -> Attributes:
     upstream = route.target.upstream
     return {
         "error.type": error_of(access, exchange),
-        "gen_ai.operation.name": _operation(exchange),
+        "gen_ai.operation.name": operation_of(exchange.task),
         "gen_ai.provider.name": upstream.name,
         "gen_ai.request.model": route.target.model,
         "gen_ai.request.stream": exchange.is_stream,
@@ -83,7 +84,3 @@ def error_of(access: Access, exchange: Exchange) -> str | None:
     if access.code:
         return name_or_other(access.code)
     return str(access.status) if access.status >= HTTPStatus.BAD_REQUEST else None
-
-
-def _operation(exchange: Exchange) -> str:
-    return _OPERATIONS.get(exchange.task, exchange.task.value)

@@ -11,8 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from litestar.types import HTTPScope
 
 from gateway import __version__
+from gateway.access import Access
+from gateway.edge import Edge
 from tests.gateway.running import CHAT, Gateway, envelope, started_gateway
 
 pytestmark = pytest.mark.anyio
@@ -92,6 +95,42 @@ async def test_the_gateways_own_failure_is_an_envelope_with_an_id(
     assert envelope(answer.content)["code"] == "internal_error"
     assert "secret" not in answer.text
     assert caplog.records[0].exc_info
+
+
+class Hearing:
+    """Keeps what it hears of requests."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int]] = []
+
+    def began(self, access: Access, scope: HTTPScope) -> None:
+        self.heard.append(("began", access.status))
+
+    def ended(self, access: Access, scope: HTTPScope) -> None:
+        self.heard.append(("ended", access.status))
+
+
+class Failing:
+    """Cannot hear of anything."""
+
+    def began(self, access: Access, scope: HTTPScope) -> None:
+        raise KeyError("a secret")
+
+    ended = began
+
+
+async def test_an_observer_that_fails_costs_neither_the_answer_nor_what_others_hear(
+    gateway: Gateway, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, last = Hearing(), Hearing()
+    app = gateway.app
+    app.asgi_handler = Edge(app.asgi_handler, [first, Failing(), last])
+    answer = await client.post("/v1/chat/completions", json=STREAM)
+    assert (answer.status_code, answer.text.split()[-1]) == (200, "[DONE]")
+    assert first.heard == last.heard == [("began", 0), ("ended", 200)]
+    told = [record for record in caplog.records if record.name == "gateway.edge"]
+    assert len(told) == 2
+    assert all(record.exc_info and "secret" not in record.getMessage() for record in told)
 
 
 @pytest.mark.parametrize("path", [*OPEN_ROUTES, *(path for _, path in KEYED_ROUTES), "/nope"])

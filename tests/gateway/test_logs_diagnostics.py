@@ -221,6 +221,35 @@ def test_all_that_a_process_says_of_itself_goes_the_same_way():
     assert not ended.stdout
 
 
+THEIRS = """
+import logging, sys
+from gateway.config import Logs
+from gateway.logs.diagnostics import configure_logging
+if sys.argv[1] == "before":
+    configure_logging(Logs())
+from transformers.utils import logging as theirs
+import huggingface_hub
+configure_logging(Logs())
+for name in ("transformers", "huggingface_hub"):
+    logging.getLogger(f"{name}.models").warning("%s refused", KEY)
+theirs.get_logger("transformers").info("too much")
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_libraries_with_handlers_of_their_own_go_the_same_way(when: str) -> None:
+    program = THEIRS.replace("KEY", repr(KEY))
+    env = os.environ | {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", program, when], capture_output=True, text=True, check=True, env=env
+    )
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [(line["logger"], line["message"]) for line in lines] == [
+        (f"{name}.models", "sk-dm_abcd1234… refused")
+        for name in ("transformers", "huggingface_hub")
+    ]
+
+
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put the process's own logging back in the end."""
@@ -234,6 +263,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     root.setLevel(level)
     for name in ("gateway", "adapters"):
         logging.getLogger(name).setLevel(logging.NOTSET)
+    for name in ("transformers", "huggingface_hub"):
+        logging.getLogger(name).__class__ = logging.Logger
     logging.captureWarnings(False)
 
 

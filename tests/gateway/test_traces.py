@@ -313,7 +313,7 @@ async def test_the_environment_can_say_where_spans_go_and_the_end_sends_the_last
 async def test_a_collector_that_is_down_costs_a_line(tmp_path, upstream):
     upstream.rest()
     traces = 'endpoint = "http://127.0.0.1:1"'
-    env = {"OTEL_BSP_SCHEDULE_DELAY": "10"}
+    env = {"OTEL_BSP_SCHEDULE_DELAY": "10", "DRAGOMAN__LOGS__FORMAT": "json"}
     async with gateway(tmp_path, upstream, traces=traces, env=env) as (served, client):
         for _ in range(20):
             reply = await client.post("/chat/completions", json=chat("m"))

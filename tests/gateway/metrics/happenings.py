@@ -40,12 +40,12 @@ def asking(name: str, *, times: int = 1, **fields: Any) -> Happening:
     return happen
 
 
-def holding(model: str, count: int = 1) -> Happening:
+def holding(model: str, count: int = 1, **fields: Any) -> Happening:
     """Return the happening of so many requests that the upstream does not answer yet."""
 
     @asynccontextmanager
     async def happen(site: Site) -> AsyncIterator[None]:
-        kind = KINDS[CHAT].having(model=model)
+        kind = KINDS[CHAT].having(model=model, **fields)
         may_answer = asyncio.Event()
 
         async def hold(visit: Visit) -> None:

@@ -21,7 +21,7 @@ from gateway.metrics import sampling
 from gateway.metrics.metrics import Metrics
 from gateway.store import Store, Stores
 from gateway.writer import Writer
-from tests.acceptance.metering.exchange_kinds import settings_of
+from tests.acceptance.metering import exchange_kinds
 from tests.gateway.metrics.told import Told
 from tests.gateway.running import PEPPER, serving
 from tests.patience import PATIENCE_SECONDS
@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """`state` and `cache` are connections of the test's own."""
+    """`book`, `state` and `cache` are connections of the test's own."""
 
     client: httpx.AsyncClient
     upstream: Upstream
@@ -40,6 +40,7 @@ class Site:
     state: Store
     cache: Store
     data_dir: Path
+    pepper: bytes = PEPPER
 
     async def told(self) -> Told:
         """Return what `/metrics` tells now."""
@@ -58,13 +59,13 @@ class Site:
         """Return the text of a new key with these limits."""
         new = generate()
         options = KeyOptions(name="test", limits=Limits(**limits))
-        await self.book.create_key(new.id, digest(new.text, PEPPER), options=options)
+        await self.book.create_key(new.id, digest(new.text, self.pepper), options=options)
         return new.text
 
 
-def settings(url: str) -> Settings:
+def settings_of(url: str) -> Json:
     """Return settings with a model for every kind of request, and upstreams for what they do."""
-    raw = settings_of(url)
+    raw = exchange_kinds.settings_of(url)
     for name, dialect, more in (
         ("narrow", "openai", {"max_concurrency": 1}),
         ("cold", "hf", {"load_wait_seconds": 30}),
@@ -74,7 +75,7 @@ def settings(url: str) -> Settings:
         {"id": "narrow/text", "targets": [{"upstream": "narrow"}]},
         {"id": "cold/image", "task": "image", "targets": [{"upstream": "cold"}]},
     ]
-    return Settings.model_validate(raw | {"cache": {}, "retries": {}, "metrics": {"per_key": True}})
+    return raw | {"cache": {}, "retries": {}, "metrics": {"per_key": True}}
 
 
 @asynccontextmanager
@@ -92,7 +93,7 @@ async def site(data_dir: Path, upstream: Upstream) -> AsyncIterator[Site]:
         closing.push_async_callback(cache.aclose)
         async with Writer(state, book, data_dir / "spool"):
             pass
-        config = settings(upstream.url)
+        config = Settings.model_validate(settings_of(upstream.url))
         metrics = Metrics(config, worker="1")
         app = create_app(
             config,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from random import Random
@@ -121,6 +122,60 @@ async def test_those_who_ask_at_once_share_one_answer_and_one_may_leave() -> Non
     assert (len(texts), asked, first.cancelled()) == (1, 1, True)
     await exposition.render()
     assert asked == 2
+
+
+async def test_a_flood_leaves_the_processor_to_others() -> None:
+    series = Series()
+    for model in range(100):
+        series.observer("dragoman_model_loading_seconds", "u", f"model-{model}")(1)
+    exposition = Exposition(series.registry, None, nothing)
+    loop = asyncio.get_running_loop()
+    began, busy_since = loop.time(), time.process_time()
+    for _ in range(5):
+        await asyncio.gather(*(exposition.render(accept) for accept in ("", OPENMETRICS) * 10))
+    busy_share = (time.process_time() - busy_since) / (loop.time() - began)
+    assert busy_share < 0.25
+
+
+async def test_both_forms_are_gathered_one_after_the_other() -> None:
+    asking, most = 0, 0
+
+    async def ask() -> Sequence[Family]:
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0)  # let others run
+        asking -= 1
+        return ()
+
+    exposition = Exposition(Series().registry, None, ask)
+    await asyncio.gather(exposition.render(), exposition.render(OPENMETRICS))
+    assert most == 1
+
+
+async def test_whoever_asks_in_a_flood_is_told_what_is_true_then() -> None:
+    series = Series()
+    exposition = Exposition(series.registry, None, nothing)
+    add = series.adder("dragoman_retries_total", "m")
+    for count in range(1, 4):
+        add(1)
+        text, _ = await exposition.render()
+        assert Told.of(text.decode()).value("dragoman_retries_total") == count
+
+
+async def test_a_question_that_fails_leaves_the_next_one_its_turn() -> None:
+    answers = iter([ValueError("nobody foresaw"), ()])
+
+    async def ask() -> Sequence[Family]:
+        answer = next(answers)
+        if isinstance(answer, ValueError):
+            raise answer
+        return answer
+
+    exposition = Exposition(Series().registry, None, ask)
+    with pytest.raises(ValueError, match="nobody foresaw"):
+        await exposition.render()
+    assert (await exposition.render())[0]
 
 
 async def test_what_is_asked_elsewhere_is_told_too() -> None:

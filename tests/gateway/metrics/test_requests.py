@@ -121,6 +121,24 @@ def test_requests_are_admitted_degraded_or_refused(series: Series, requests: Req
     assert value(series, "dragoman_refusals_total") == 1
 
 
+def test_what_the_cache_had_is_told_of_admitted_requests(
+    series: Series, requests: Requests
+) -> None:
+    missed = SimpleNamespace(status="miss")
+    requests.ended(admitted(record(), found=missed), SCOPE)
+    requests.ended(admitted(record(), found=missed, record=None, route=None, task="chat"), SCOPE)
+    assert value(series, "dragoman_cache_requests_total", outcome="miss") == 1
+
+
+def test_the_sums_of_configured_models_begin_at_zero(series: Series, requests: Requests) -> None:
+    target = SimpleNamespace(upstream=SimpleNamespace(name="u"))
+    model: Any = SimpleNamespace(id="m", task="chat", targets=[target])
+    requests.expect([model])
+    told = [sample for family in series.registry.collect() for sample in family.samples]
+    sums = {sample.name: sample.value for sample in told if sample.labels.get("model") == "m"}
+    assert sums == {"dragoman_cost_nano_usd_total": 0, "dragoman_cache_requests_total": 0}
+
+
 def test_the_oldest_under_way_comes_first_and_goes_when_it_ends(requests: Requests) -> None:
     first, second = Access("1", "GET"), Access("2", "GET")
     requests.began(first, SCOPE)
