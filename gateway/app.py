@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-from litestar import Litestar, Request, Response, Router
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar import Litestar, Response, Router
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.types import ControllerRouterHandler, LifespanHook
 
 from adapters.transport import Transport
 from gateway import __version__
-from gateway.access import ACCESS
-from gateway.book import Book, BookUnavailable
+from gateway.book import Book
 from gateway.cache.cache import Cache, NoCache
 from gateway.cache.files import FOLDER as ANSWERS
 from gateway.cache.files import AnswerFiles
@@ -26,21 +25,19 @@ from gateway.config import Settings
 from gateway.departure import Departure
 from gateway.doorman import require_admin
 from gateway.edge import Edge
-from gateway.errors import BadRequest, GatewayError
 from gateway.explanation import Explainer
 from gateway.image_files import ImageFiles
 from gateway.keyring import Keyring
 from gateway.logs.access_log import AccessLog
 from gateway.metering import Meter, Unmetered
 from gateway.metrics.metrics import Metrics
-from gateway.native.address import FACE
-from gateway.native.errors import native_body
 from gateway.native.task import BothFaces
 from gateway.native.tokens import Tokenize
 from gateway.readiness import Readiness
 from gateway.relay import Relay
 from gateway.routes.admin import admin_router
 from gateway.routes.explain import explain_route
+from gateway.routes.failures import FAILURES
 from gateway.routes.files import files_route
 from gateway.routes.front import Front
 from gateway.routes.native import native_router
@@ -57,8 +54,6 @@ from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.coldstart import alone
 from gateway.upstreams.probes import Probes
 from gateway.upstreams.shared_watch import shared_in
-
-logger = logging.getLogger(__name__)
 
 
 def create_app(
@@ -94,20 +89,14 @@ def create_app(
     metrics = metrics or Metrics(settings)
     traces = tracer(settings.traces)
     catalog = Catalog(settings, transport, watches=watches, watcher=metrics.calls)
+    probes = Probes(target for model in catalog.models for target in model.targets)
     metrics.follow(catalog, lambda: cache.troubles)
-    if log:
-        metrics.count_growth("dragoman_log_lines_dropped_total", lambda: {"": log.lines.dropped})
     if stores:
         metrics.follow_stores(stores, book, data_dir and data_dir / SPOOL)
-    probes = Probes(target for model in catalog.models for target in model.targets)
+    if log:
+        metrics.count_growth("dragoman_log_lines_dropped_total", lambda: {"": log.lines.dropped})
     files = ImageFiles(data_dir / "images") if data_dir else None
     tasks = Tasks(catalog.models, settings, files)
-    front = partial(
-        Front,
-        max_body_bytes=settings.server.max_body_bytes,
-        keep_alive_seconds=settings.server.keep_alive_seconds,
-        with_addresses=settings.ledger.client_address,
-    )
     shelves = tasks.templates, tasks.tokenizers
     relay = Relay(
         catalog, cache, meter, BothFaces(tasks, *shelves), attempts=settings.retries.attempts
@@ -118,47 +107,29 @@ def create_app(
         departure=departure,
         needs_state=settings.store.on_state_outage == "closed",
     )
+    front = partial(
+        Front,
+        max_body_bytes=settings.server.max_body_bytes,
+        keep_alive_seconds=settings.server.keep_alive_seconds,
+        with_addresses=settings.ledger.client_address,
+    )
     both_faces = front(relay)
     explain = explain_route(front(Explainer(catalog, tasks, settings)), catalog)
-    app = Litestar(
-        route_handlers=[
-            openai_router(
-                both_faces,
-                catalog,
-                keyring,
-                usage_route(stores.state if stores else None),
-                explain,
-            ),
-            native_router(both_faces, catalog, keyring, Tokenize(*shelves)),
-            admin_router(book, pepper, catalog=catalog, guard=require_admin(book, pepper)),
-            files_route(files),
-            ops_router(readiness.look, metrics.render),
-        ],
-        on_startup=[tasks.loaded] * loads_first,
-        lifespan=[
-            _lifespan(
-                *(transport, log, traces, stores, metrics, keyring),
-                *(tasks, catalog.hub, meter, cache, probes),
-            )
-        ],
-        exception_handlers={
-            GatewayError: _answer_gateway_error,
-            HTTPException: _answer_http_error,
-            BookUnavailable: _answer_book_error,
-            Exception: _answer_bug,
-        },
-        openapi_config=OpenAPIConfig(
-            title="Dragoman",
-            version=__version__,
-            openapi_router=Router(
-                "/docs", route_handlers=[], include_in_schema=False, after_request=_refuse_page
-            ),
-            render_plugins=[SwaggerRenderPlugin(path="/")],
+    app = _litestar(
+        openai_router(
+            both_faces, catalog, keyring, usage_route(stores.state if stores else None), explain
         ),
-        logging_config=None,
-        request_max_body_size=settings.server.max_body_bytes,
+        native_router(both_faces, catalog, keyring, Tokenize(*shelves)),
+        admin_router(book, pepper, catalog=catalog, guard=require_admin(book, pepper)),
+        files_route(files),
+        ops_router(readiness.look, metrics.render),
+        on_startup=[tasks.loaded] * loads_first,
+        lifespan=_lifespan(
+            *(transport, log, traces, stores, metrics, keyring),
+            *(tasks, catalog.hub, meter, cache, probes),
+        ),
+        max_body_bytes=settings.server.max_body_bytes,
     )
-    describe_routes(app.openapi_schema)
     app.asgi_handler = Edge(app.asgi_handler, [traces, metrics.requests, *([log] if log else [])])
     return app
 
@@ -184,6 +155,39 @@ def _cache(settings: Settings, stores: Stores | None, data_dir: Path | None) -> 
     return Cache(settings.cache, stores, files)
 
 
+def _litestar(
+    *routes: ControllerRouterHandler,
+    on_startup: Sequence[LifespanHook],
+    lifespan: Callable[[Litestar], AbstractAsyncContextManager[None]],
+    max_body_bytes: int,
+) -> Litestar:
+    app = Litestar(
+        route_handlers=routes,
+        on_startup=on_startup,
+        lifespan=[lifespan],
+        exception_handlers=dict(FAILURES),
+        openapi_config=OpenAPIConfig(
+            title="Dragoman",
+            version=__version__,
+            openapi_router=Router(
+                "/docs", route_handlers=[], include_in_schema=False, after_request=_refuse_page
+            ),
+            render_plugins=[SwaggerRenderPlugin(path="/")],
+        ),
+        logging_config=None,
+        request_max_body_size=max_body_bytes,
+    )
+    describe_routes(app.openapi_schema)
+    return app
+
+
+def _refuse_page(answer: Response[Any]) -> Response[Any]:
+    """Turn the page that Litestar has for what is not under `/docs` into our own 404."""
+    if answer.status_code == 404:
+        raise NotFoundException
+    return answer
+
+
 def _lifespan(
     transport: httpx.AsyncBaseTransport, *owned: AbstractAsyncContextManager[Any] | None
 ) -> Callable[[Litestar], AbstractAsyncContextManager[None]]:
@@ -199,54 +203,3 @@ def _lifespan(
             yield
 
     return lifespan
-
-
-def _refuse_page(answer: Response[Any]) -> Response[Any]:
-    """Turn the page that Litestar has for what is not under `/docs` into our own 404."""
-    if answer.status_code == 404:
-        raise NotFoundException
-    return answer
-
-
-def _answer_gateway_error(request: Request[Any, Any, Any], error: GatewayError) -> Response[bytes]:
-    request.scope[ACCESS].code = error.code  # type: ignore[literal-required]
-    return Response(
-        native_body(error) if FACE.match(request.scope["raw_path"]) else error.body(),
-        status_code=error.status,
-        media_type="application/json",
-        headers=error.headers,
-    )
-
-
-def _answer_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Put what Litestar itself refuses into the envelope."""
-    place = f"{request.method} {request.url.path[:200]}"
-    match error:
-        case NotFoundException():
-            message, code = f"Unknown request URL: {place}.", "unknown_url"
-        case MethodNotAllowedException():
-            message, code = f"Method not allowed: {place}.", "method_not_allowed"
-        case _:
-            message, code = error.detail or "The request was refused.", "invalid_request"
-    kind = BadRequest if error.status_code < 500 else GatewayError
-    answer = kind(message, status=error.status_code, code=code, headers=error.headers)
-    return _answer_gateway_error(request, answer)
-
-
-def _answer_book_error(request: Request[Any, Any, Any], error: BookUnavailable) -> Response[bytes]:
-    logger.error("the book is unavailable: %s", error)
-    answer = GatewayError(
-        "The gateway cannot check keys at the moment.",
-        status=503,
-        code="book_unavailable",
-        headers={"retry-after": "1"},
-    )
-    return _answer_gateway_error(request, answer)
-
-
-def _answer_bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Answer what nobody foresaw; the log has the rest."""
-    logger.error("unforeseen %s", type(error).__name__, exc_info=error)
-    return _answer_gateway_error(
-        request, GatewayError("The gateway failed.", code="internal_error")
-    )

@@ -32,7 +32,7 @@ from gateway.text_form import OPENAI_FORM, TextForm
 from gateway.upstreams.attempts import Attempts
 from gateway.upstreams.catalog import Catalog
 from gateway.upstreams.errand import Errand
-from gateway.upstreams.sending import headers_of
+from gateway.upstreams.opening import headers_of
 from gateway.upstreams.target import Model, Target
 
 # In JSON: the whole of a string, or what follows the mark of a data URL. Numbers are not quoted.

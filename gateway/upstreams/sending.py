@@ -7,24 +7,18 @@ upstream told it by status, by its first event or by a JSON object under status 
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from http import HTTPStatus
 from typing import TypeVar, cast
 
-from adapters import refusals
 from adapters.base import Call, Decoder, Json, StreamTranslator
 from adapters.errors import ModelMissing, Rejected, UpstreamError
 from adapters.http import Reply
-from adapters.native import unused_parameters, without_parameters
 from gateway.upstreams.errand import Errand
+from gateway.upstreams.opening import open_accepted, open_reply
 from gateway.upstreams.watcher import LEFT, OK, outcome_of, watched
 
-_SUCCESS = (HTTPStatus.OK, HTTPStatus.CREATED)  # that of a thing made to be waited for
-_PAST_CACHES = {"x-use-cache": "0"}  # the native API's own switch
-_LONGEST_ERROR_BYTES = 64 * 1024
 LONGEST_ANSWER_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
@@ -188,7 +182,7 @@ async def _all_of(attempts: Sequence[Awaitable[T]]) -> list[T]:
 
 
 async def _answer(errand: Errand, call: Call) -> Json:
-    reply = await _open_accepted(errand, call)
+    reply = await open_accepted(errand, call)
     with watched(errand.target):
         body = await reply.read(LONGEST_ANSWER_BYTES)
         answer = errand.translator.answer(errand.request, call, headers=reply.headers, body=body)
@@ -196,7 +190,7 @@ async def _answer(errand: Errand, call: Call) -> Json:
 
 
 async def _source(errand: Errand, call: Call) -> Source:
-    reply = await _open_accepted(errand, call)
+    reply = await open_accepted(errand, call)
     request, translator = errand.request, cast("StreamTranslator", errand.translator)
     decoder = translator.decoder(request, call)
     try:
@@ -211,77 +205,6 @@ async def _source(errand: Errand, call: Call) -> Source:
         await reply.aclose()
         raise
     return source
-
-
-async def _open_accepted(errand: Errand, call: Call) -> Reply:
-    """Open the reply, asked again without the parameters that the server refuses to be given.
-
-    Which they are is remembered, so that the next request does without them at once.
-    """
-    target = errand.target
-    known = target.unused_parameters
-    try:
-        return await open_reply(errand, without_parameters(call, known))
-    except Rejected as exc:
-        refused = unused_parameters(exc.message)
-        if refused <= known:
-            raise
-    target.unused_parameters |= refused
-    return await open_reply(errand, without_parameters(call, target.unused_parameters))
-
-
-async def open_reply(errand: Errand, call: Call) -> Reply:
-    """Return the reply of success, once it is the call's turn. Raises UpstreamError for others.
-
-    The reply holds its place at the upstream until it is closed.
-    """
-    with watched(errand.target, success=None):
-        return await _open_reply(errand, call)
-
-
-async def _open_reply(errand: Errand, call: Call) -> Reply:
-    target, upstream = errand.target, errand.target.upstream
-    headers = headers_of(errand)
-    leave = await upstream.gate.enter(errand.sender)
-    target.outstanding += 1
-    target.health.begin()
-
-    def end() -> None:
-        target.outstanding -= 1
-        target.health.end()
-        leave()
-
-    try:
-        reply = await upstream.server.open(call, headers=headers)
-    except BaseException:
-        end()
-        raise
-    reply.on_close = end
-    if reply.status in _SUCCESS:
-        return reply
-    body = await reply.read(_LONGEST_ERROR_BYTES)
-    raise refusals.from_response(
-        reply.status,
-        reply.headers,
-        body,
-        is_cold_by_status=upstream.is_cold_by_status,
-        is_gated=target.is_gated,
-    )
-
-
-def headers_of(errand: Errand) -> Mapping[str, str]:
-    """Return what goes with the call, besides what its dialect says.
-
-    Only who asks for all after a model that is starting is held by the proxy until it has: it is
-    known then that it starts, and the others do not each keep a connection there.
-    """
-    headers = dict(errand.trace)
-    if not errand.request.use_cache:
-        headers |= _PAST_CACHES
-    upstream = errand.target.upstream
-    if upstream.is_cold_by_status and errand.waits and errand.target.cold_start.loading:
-        headers["x-scale-up-timeout"] = str(math.ceil(upstream.load_wait_seconds))
-    return headers
 
 
 @contextmanager

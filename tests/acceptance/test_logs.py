@@ -98,7 +98,11 @@ async def gateway(
         task = "transcription"
         targets = [{{ upstream = "u" }}]
     """)
-    env = {"UPSTREAM_KEY": UPSTREAM_KEY, "DRAGOMAN_ADMIN_KEY": ADMIN_KEY}
+    env = {
+        "UPSTREAM_KEY": UPSTREAM_KEY,
+        "DRAGOMAN_ADMIN_KEY": ADMIN_KEY,
+        "DRAGOMAN__LOGS__FORMAT": "json",
+    }
     async with serve(folder / "data", "--config", config, env=env) as served:
         port = await served.ready()
         key = await served.key()
