@@ -119,9 +119,13 @@ class Gate:
             follower = min(
                 self._queues, key=lambda key: (self._under_way[key], self._queues[key][0][1])
             )
+            turn, its_round = place = self._queues[follower][0]
+            if turn.cancelled():  # and its caller has not run since
+                self._forget(follower, place)
+                continue
             if not self._has_room(follower):
                 break
-            turn, self._round = place = self._queues[follower][0]
+            self._round = its_round
             self._forget(follower, place)
             self._begin(follower)
             turn.set_result(None)
@@ -144,7 +148,8 @@ class Gate:
             raise self._overloaded()
         turn, _ = place = self._queues[longest][-1]
         self._forget(longest, place)
-        turn.set_exception(self._overloaded())
+        if not turn.cancelled():
+            turn.set_exception(self._overloaded())
 
     def _overloaded(self) -> Crowded:
         return Crowded(

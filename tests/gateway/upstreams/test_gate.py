@@ -176,3 +176,30 @@ async def test_a_turn_that_comes_as_its_call_leaves_goes_to_the_next() -> None:
     leaving.cancel()
     (await patient)()
     assert (narrow.under_way, narrow.waiting) == (0, 0)
+
+
+async def test_a_call_that_has_just_left_is_passed_over() -> None:
+    narrow = gate(1)
+    hold = await narrow.enter("a")
+    leaving = asyncio.create_task(narrow.enter("b"))
+    patient = asyncio.create_task(narrow.enter("c"))
+    await settle()
+    leaving.cancel()  # it has not run since
+    hold()
+    (await patient)()
+    assert (narrow.under_way, narrow.waiting) == (0, 0)
+
+
+async def test_a_full_queue_may_turn_away_who_has_just_left() -> None:
+    narrow = gate(1, size=3)
+    hold = await narrow.enter("a")
+    noisy = [asyncio.create_task(narrow.enter("a")) for _ in range(3)]
+    await settle()
+    quiet = asyncio.create_task(narrow.enter("b"))  # which runs before `noisy[2]` does again
+    noisy[2].cancel()
+    await settle()
+    hold()
+    for one in (noisy[0], quiet, noisy[1]):
+        (await one)()
+    assert noisy[2].cancelled()
+    assert (narrow.under_way, narrow.waiting) == (0, 0)
