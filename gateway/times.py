@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(\d{1,9})([smhdw])", re.ASCII)
@@ -56,5 +57,10 @@ def iso(seconds: float) -> str:
 
 def iso_ms(milliseconds: int) -> str:
     """Return a Unix time in milliseconds as ISO 8601 in UTC."""
-    moment = _FIRST + timedelta(milliseconds=milliseconds)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{_to_the_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=8)  # log lines of one second follow each other
+def _to_the_second(seconds: int) -> str:
+    return (_FIRST + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
