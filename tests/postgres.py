@@ -8,14 +8,17 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pg8000.dbapi
+import pytest
 
 from tests.patience import PATIENCE_SECONDS
 
@@ -28,7 +31,7 @@ _QUICK = {
 }
 
 
-def find_programs() -> Path | None:
+def _find_programs() -> Path | None:
     """Return the directory of `initdb` and `postgres`, None if there is no server here."""
     on_path = shutil.which("postgres")
     candidates = [Path(on_path).resolve().parent] if on_path else []
@@ -37,6 +40,23 @@ def find_programs() -> Path | None:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
     return None
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run an empty server meanwhile. Where none is installed the test is skipped."""
+    programs = _find_programs()
+    if programs is None:
+        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
+    # Not under pytest's directory, which the server's user may not enter.
+    with tempfile.TemporaryDirectory(prefix="dragoman-postgres-") as folder:
+        server = PostgresServer(programs, Path(folder))
+        server.create()
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @dataclass

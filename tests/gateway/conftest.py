@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from tests.cluster import cluster as cluster
 from tests.cluster import harmed as harmed
 from tests.gateway.state_server import RealServer, program
 from tests.patience import PATIENCE_SECONDS
-from tests.postgres import PostgresServer, find_programs
+from tests.postgres import PostgresServer, postgres_server
 
 TEMPLATE = "migrated"
 
@@ -61,20 +60,10 @@ def server(tmp_path: Path) -> Iterator[RealServer]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A server with the database `migrated`, which holds an empty book."""
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    # Not under pytest's directory, which the server's user may not enter.
-    with tempfile.TemporaryDirectory(prefix="dragoman-postgres-") as folder:
-        server = PostgresServer(programs, Path(folder))
-        server.create()
-        server.start()
-        try:
-            server.execute(f"CREATE DATABASE {TEMPLATE}")
-            asyncio.run(_make_book(server.url(TEMPLATE)))
-            yield server
-        finally:
-            server.stop()
+    with postgres_server() as server:
+        server.execute(f"CREATE DATABASE {TEMPLATE}")
+        asyncio.run(_make_book(server.url(TEMPLATE)))
+        yield server
 
 
 @pytest.fixture

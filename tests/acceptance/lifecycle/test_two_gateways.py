@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from gateway.limits import Limits
 from tests.acceptance.lifecycle.site import Line, Site, site_at
 from tests.gateway.running import Answer
 from tests.patience import PATIENCE_SECONDS, Stopwatch
-from tests.postgres import PostgresServer, find_programs
+from tests.postgres import postgres_server
 from tests.served import wait_until
 
 pytestmark = pytest.mark.anyio
@@ -30,19 +29,9 @@ PEPPER = "a pepper that two gateways share, as they share their keys"
 
 @pytest.fixture
 def book_url() -> Iterator[str]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    # Not under pytest's directory, which the server's user may not enter.
-    with tempfile.TemporaryDirectory(prefix="dragoman-postgres-") as folder:
-        server = PostgresServer(programs, Path(folder))
-        server.create()
-        server.start()
-        try:
-            server.execute("CREATE DATABASE shared")
-            yield server.url("shared")
-        finally:
-            server.stop()
+    with postgres_server() as server:
+        server.execute("CREATE DATABASE shared")
+        yield server.url("shared")
 
 
 @pytest.fixture

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.cluster import Cluster, own_cluster
 from tests.gateway.state_server import RealServer, program
-from tests.postgres import PostgresServer, find_programs
+from tests.postgres import postgres_server
 
 _CACHE = ("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lfu")
 
@@ -37,29 +34,13 @@ class SharedStores:
 @contextmanager
 def shared_stores(folder: Path) -> Iterator[SharedStores]:
     """Run them, all empty. Skips the test where there is no PostgreSQL."""
-    with _book_url() as book_url:
+    with postgres_server() as postgres:
+        postgres.execute("CREATE DATABASE book")
         for name in ("state", "cache"):
             (folder / name).mkdir()
         cache = RealServer(program("valkey"), folder / "cache", *_CACHE)
         try:
             with own_cluster(folder / "state") as cluster:
-                yield SharedStores(cluster, cache.url, book_url)
+                yield SharedStores(cluster, cache.url, postgres.url("book"))
         finally:
             cache.kill()
-
-
-@contextmanager
-def _book_url() -> Iterator[str]:
-    programs = find_programs()
-    if programs is None:
-        pytest.skip("no PostgreSQL server is installed: apt-get install postgresql")
-    # Not under pytest's directory, which the server's user may not enter.
-    with tempfile.TemporaryDirectory(prefix="dragoman-postgres-") as folder:
-        server = PostgresServer(programs, Path(folder))
-        server.create()
-        server.start()
-        try:
-            server.execute("CREATE DATABASE book")
-            yield server.url("book")
-        finally:
-            server.stop()
