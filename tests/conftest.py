@@ -9,7 +9,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.patience import bounded
+from tests.patience import LONGEST_TEST_SECONDS, bounded
 
 # By default hypothesis fails an example that takes a fifth of a second, as on a busy machine.
 settings.register_profile(
@@ -35,6 +35,7 @@ def anyio_backend() -> str:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """End an asynchronous test that hangs, unless it is a slow one."""
-    if inspect.iscoroutinefunction(pyfuncitem.obj) and not pyfuncitem.get_closest_marker("slow"):
-        pyfuncitem.obj = bounded(pyfuncitem.obj)
+    if inspect.iscoroutinefunction(pyfuncitem.obj):
+        is_slow = pyfuncitem.get_closest_marker("slow") is not None
+        pyfuncitem.obj = bounded(pyfuncitem.obj, None if is_slow else LONGEST_TEST_SECONDS)
     return (yield)

@@ -17,8 +17,8 @@ _LONGEST_STEP_SECONDS = 0.02
 Test = Callable[..., Awaitable[None]]
 
 
-def bounded(test: Test) -> Test:
-    """Return the test, which fails with TimeoutError if it hangs.
+def bounded(test: Test, seconds: float | None = LONGEST_TEST_SECONDS) -> Test:
+    """Return the test, which fails if it hangs, or leaves its task counted as cancelled.
 
     A fixture cannot do that: anyio's plugin runs all tests and fixtures in one task, and whoever
     cancels that outside of a test ends it for those to come.
@@ -26,8 +26,14 @@ def bounded(test: Test) -> Test:
 
     @functools.wraps(test)
     async def run(**fixtures: object) -> None:
-        async with asyncio.timeout(LONGEST_TEST_SECONDS):
+        async with asyncio.timeout(seconds):
             await test(**fixtures)
+        task = asyncio.current_task()
+        assert task is not None
+        left = task.cancelling()
+        for _ in range(left):
+            task.uncancel()
+        assert not left, "cancelled, and nobody has called uncancel()"
 
     return run
 

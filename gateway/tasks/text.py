@@ -116,11 +116,9 @@ class TextJob:
         """Return the whole answers of all tapes."""
         came: list[list[Piece]] = [[] for _ in tapes]
         readers = map(Reader, tapes, self._calls, repeat(self.meter))
-        steps = [reader.read_all(pieces) for reader, pieces in zip(readers, came, strict=True)]
-        if len(steps) == 1:  # as most have: no task of its own
-            await steps[0]
-        else:
-            await all_of(steps)
+        await all_of(
+            [reader.read_all(pieces) for reader, pieces in zip(readers, came, strict=True)]
+        )
         await close_all(tapes)
         return [fold(pieces) for pieces in came]
 

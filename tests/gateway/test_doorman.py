@@ -203,7 +203,7 @@ async def test_a_key_that_has_opened_admin_does_so_only_while_it_is_in_force(boo
     assert await knock("open barley", HERE) == "admin"
 
 
-@pytest.mark.parametrize("key", ["", generate_admin()])
+@pytest.mark.parametrize("key", ["", generate_admin()], ids=["none", "another"])
 async def test_a_gateway_without_admin_key_tells_how_to_set_one(book: Book, key: str) -> None:
     async with client_of({"/admin": require_admin(book, PEPPER, env={})}) as client:
         answer = await client.get("/admin", headers={"api-key": key})

@@ -105,6 +105,7 @@ async def test_lookup_survives_the_caller_who_began_it() -> None:
         (KEY.text[:-1] + ("A" if KEY.text[-1] != "A" else "B"), "malformed"),
         (OTHER.text[:-6] + KEY.text[-6:], "malformed"),
     ],
+    ids=["none", "empty", "foreign", "short", "misspelt", "mixed"],
 )
 async def test_what_cannot_be_a_key_never_reaches_the_book(text: str | None, reason: str) -> None:
     book = FakeBook(KEY)

@@ -42,7 +42,7 @@ async def ask(client: httpx.AsyncClient) -> float:
     """Return how long an answer takes."""
     began = time.perf_counter()
     reply = await client.post("/completions", json=completion("m"))
-    assert reply.status_code == 200
+    assert reply.status_code == 200, reply.text
     return time.perf_counter() - began
 
 
@@ -63,7 +63,8 @@ async def flooded(client: httpx.AsyncClient) -> AsyncIterator[None]:
     flood = [asyncio.create_task(ask_on()) for _ in range(QUEUED)]
     try:
         yield
-        assert not any(task.done() for task in flood)
+        for task in flood:
+            assert not task.done(), task.exception()
     finally:
         for task in flood:
             task.cancel()
