@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from redis.exceptions import RedisError
 from gateway.slots import SLOTS, slot_of
 from tests.gateway.state_server import program
 from tests.patience import PATIENCE_SECONDS
+from tests.ports import free_port
 
 HOST = "127.0.0.1"
 OPTIONS = (
@@ -33,7 +33,7 @@ class Member:
     """One server of a cluster. It keeps its place in it, but no data, in `folder`."""
 
     def __init__(self, program: str, folder: Path) -> None:
-        self.port, self.bus_port = _free_port(), _free_port()
+        self.port, self.bus_port = free_port(), free_port()
         self.url = f"redis://{HOST}:{self.port}"
         self.log = folder / "log"
         ports = ("--port", str(self.port), "--cluster-port", str(self.bus_port))
@@ -247,8 +247,3 @@ def own_cluster(folder: Path, *, kind: str = "valkey") -> Iterator[Cluster]:
 def _is_slave(replica: Member, asked: Member) -> bool:
     lines = str(asked.ask("CLUSTER", "NODES")).splitlines()
     return any(line.startswith(replica.id) and "slave" in line for line in lines)
-
-
-def _free_port() -> int:
-    with socket.create_server((HOST, 0)) as listener:
-        return int(listener.getsockname()[1])

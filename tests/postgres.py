@@ -6,7 +6,6 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import pg8000.dbapi
 import pytest
 
 from tests.patience import PATIENCE_SECONDS
+from tests.ports import free_port
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _QUICK = {
@@ -85,7 +85,7 @@ class PostgresServer:
             env=_env(),
             stdout=subprocess.DEVNULL,
         )
-        self.port = _free_port()
+        self.port = free_port()
         self.certificate = self._make_certificate()
 
     def start(self) -> None:
@@ -222,9 +222,3 @@ def _tie_to_parent() -> Callable[[], None]:
 
 def _env() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"}
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

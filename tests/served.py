@@ -109,16 +109,20 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 def children(pid: int) -> dict[int, str]:
     """Return the living children of a process and their command lines."""
-    found = {}
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in task.read_text().split():
-            found[int(child)] = Path(f"/proc/{child}/cmdline").read_text()
-    return found
+    threads = Path(f"/proc/{pid}/task").glob("*/children")
+    pids = [int(child) for told in threads for child in _read(told).split()]
+    lines = {child: _read(Path(f"/proc/{child}/cmdline")) for child in pids}
+    return {child: line for child, line in lines.items() if line}
+
+
+def _read(path: Path) -> str:
+    """Return what the kernel tells, nothing of what has just gone."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def is_running(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+    stat = _read(Path(f"/proc/{pid}/stat"))
+    return bool(stat) and stat.rpartition(")")[2].split()[0] not in "ZX"

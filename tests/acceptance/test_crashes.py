@@ -6,12 +6,10 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import sqlite3
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -20,6 +18,8 @@ import pytest
 from gateway.keys import parse
 from tests.bench.upstream import Upstream
 from tests.patience import PATIENCE_SECONDS
+from tests.ports import free_port
+from tests.served import children
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -90,7 +90,7 @@ class Gateway:
             await self.process.wait()
             await self.start()
             return
-        [pid, *_] = [pid for pid, command in children(self.process.pid) if part in command]
+        [pid, *_] = [pid for pid, line in children(self.process.pid).items() if part in line]
         os.kill(pid, signal.SIGKILL)
 
     async def end(self) -> int:
@@ -98,22 +98,6 @@ class Gateway:
         self.process.terminate()
         await self.process.communicate()
         return self.process.returncode or 0
-
-
-def children(parent: int) -> Iterator[tuple[int, str]]:
-    """Yield the children of a process with their command lines."""
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[1]) == parent:
-                yield int(folder.name), (folder / "cmdline").read_text()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 class Acknowledged(list[str]):

@@ -17,13 +17,15 @@ import pytest
 from gateway.metrics import sampling
 from gateway.metrics.series import BY_NAME
 from tests.acceptance.metering.exchange_kinds import KINDS
-from tests.acceptance.test_crashes import Gateway, children, free_port
+from tests.acceptance.test_crashes import Gateway
 from tests.gateway.image_route.painting import http, painted
 from tests.gateway.metrics.happenings import FALLING, HAPPENINGS
 from tests.gateway.metrics.site import Site, site
 from tests.gateway.metrics.told import Told
 from tests.patience import PATIENCE_SECONDS
+from tests.ports import free_port
 from tests.scripted_upstream import Upstream, Visit
+from tests.served import children
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +92,7 @@ class Served(Gateway):
     @property
     def workers(self) -> list[int]:
         """Their process ids."""
-        return [pid for pid, command in children(self.process.pid) if "gateway.worker" in command]
+        return [pid for pid, line in children(self.process.pid).items() if "gateway.worker" in line]
 
     def client(self) -> httpx.AsyncClient:
         """Return a client that keeps no connection."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from tests.bench.answers import MODEL
 from tests.bench.client import Target
 from tests.bench.upstream import HOST
+from tests.ports import free_port
 
 SMG = "smg"
 _VERSIONS = {"smg": "smg==1.13.0", "litellm": "litellm[proxy]==1.106.2"}
@@ -88,7 +88,7 @@ def dragoman_template(site: Site) -> Launch:
 
 def smg(site: Site) -> Launch:
     """Return SMG as a plain router, its least work. Raises Unavailable."""
-    port, metrics_port = _free_port(), _free_port()
+    port, metrics_port = free_port(), free_port()
     command = (
         *(str(_peer(site, "smg")), "launch", "--host", HOST, "--port", str(port)),
         *("--worker-urls", f"http://{HOST}:{site.upstream_port}", "--policy", "round_robin"),
@@ -100,7 +100,7 @@ def smg(site: Site) -> Launch:
 
 def litellm(site: Site) -> Launch:
     """Return the LiteLLM proxy without a database. Raises Unavailable."""
-    port = _free_port()
+    port = free_port()
     config = site.scratch / "litellm.yaml"
     config.write_text(
         "model_list:\n"
@@ -148,7 +148,7 @@ def _dragoman(
         f'targets = [{{ upstream = "bench", model = "{MODEL}" }}]\n'
         + (f'tokenizer = "{tokenizer}"\n' if tokenizer else "")
     )
-    port = _free_port()
+    port = free_port()
     places = ("--config", str(config), "--data-dir", str(site.scratch / "data"))
     serve = (str(program), "serve", *places, "--host", HOST, "--port", str(port))
     return Launch(
@@ -191,10 +191,3 @@ def _output(*command: str) -> str:
         words = " ".join(command[:3])
         raise Unavailable(f"`{words} …` exited with {done.returncode}: {done.stderr[-600:]}")
     return done.stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

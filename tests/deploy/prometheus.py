@@ -14,9 +14,9 @@ from typing import Any
 
 import httpx
 
-from tests.acceptance.test_crashes import free_port
 from tests.deploy.folder import DEPLOY, read_yaml
 from tests.patience import PATIENCE_SECONDS
+from tests.ports import free_port
 
 SCRAPE_SECONDS = 1
 

@@ -15,8 +15,10 @@ import httpx
 from gateway import embedded
 from gateway.store import Store
 from tests.acceptance.caching.model import PATIENCE_SECONDS
-from tests.acceptance.test_crashes import Gateway, children, free_port
+from tests.acceptance.test_crashes import Gateway
 from tests.gateway.state_server import RealServer, program
+from tests.ports import free_port
+from tests.served import children
 
 _CONFIG = """
 {store}
@@ -44,7 +46,7 @@ class Served(Gateway):
     @property
     def workers(self) -> list[int]:
         """Their process ids."""
-        return [pid for pid, command in children(self.process.pid) if "gateway.worker" in command]
+        return [pid for pid, line in children(self.process.pid).items() if "gateway.worker" in line]
 
     async def pinned(
         self, closing: AsyncExitStack, worker: int, count: int

@@ -25,8 +25,8 @@ from gateway.writer import LEASE_KEY
 from tests.acceptance.scaleout.caller import Caller
 from tests.acceptance.scaleout.model import Model
 from tests.acceptance.scaleout.stores import SharedStores
-from tests.acceptance.test_crashes import free_port
 from tests.patience import PATIENCE_SECONDS
+from tests.ports import free_port
 from tests.scripted_upstream import Upstream
 from tests.served import Served, serve
 

@@ -148,6 +148,27 @@ async def test_a_target_that_asks_for_time_is_given_it(start, first, second):
     assert len(first.visits) == 1
 
 
+async def test_several_choices_that_no_target_makes_in_time_are_a_504(start, first, second):
+    async def hang(visit: Visit) -> None:
+        await visit.gone()
+
+    first.play(OVERLOADED)
+    second.play(hang)
+    targets = [{"upstream": "a"}, {"upstream": "b", "priority": 1}]
+    gateway = await start(
+        {
+            "a": {"base_url": first.url, "timeout_seconds": 1, "load_wait_seconds": 0},
+            "b": {"base_url": second.url, **PATIENT},
+        },
+        [{"id": "m", "targets": targets}],
+    )
+    async with gateway.client(await gateway.new_key()) as client:
+        reply = await client.post("/completions", json=completion("m", n=3))
+    record = await record_of(gateway, reply)
+    assert (reply.status_code, reply.json()["error"]["code"]) == (504, "upstream_timeout")
+    assert (len(first.visits), len(second.visits), record.retries) == (3, 3, 1)
+
+
 async def test_another_model_stands_in_when_no_target_can_answer(start, first, second):
     first.play(OVERLOADED)
     models = [

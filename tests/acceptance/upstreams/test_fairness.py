@@ -24,6 +24,12 @@ PLACES = 4
 MADE_IN_SECONDS = 0.1
 QUEUED = 200
 ASKED = 20
+_LIMITS = (
+    "connect_timeout_seconds",
+    "first_byte_timeout_seconds",
+    "timeout_seconds",
+    "queue_seconds",
+)
 MODEL = {"id": "m", "targets": [{"upstream": "a"}]}
 
 
@@ -33,9 +39,8 @@ async def make(visit: Visit) -> None:
 
 
 def upstream_of(first: Upstream, **options: Any) -> dict[str, Any]:
-    patience = dict.fromkeys(("timeout_seconds", "connect_timeout_seconds"), PATIENCE_SECONDS)
-    options = {"max_concurrency": PLACES, **patience, **options}
-    return {"a": {"base_url": first.url, "queue_seconds": PATIENCE_SECONDS, **options}}
+    patience = dict.fromkeys(_LIMITS, PATIENCE_SECONDS)
+    return {"a": {"base_url": first.url, "max_concurrency": PLACES, **patience, **options}}
 
 
 async def ask(client: httpx.AsyncClient) -> float:
