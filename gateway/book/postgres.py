@@ -45,11 +45,15 @@ class PostgresConnection(Connection):  # type: ignore[misc]  # pg8000 has no typ
 
     def close(self) -> None:
         """Say good-bye, if there is still somebody to hear it."""
+        file = self._sock  # made of `_wire`, which stays open as long as it does
         try:
             with suppress(InterfaceError, OSError):
                 super().close()
         finally:
             self._wire.close()
+            if file:
+                with suppress(OSError):
+                    file.close()
 
 
 def make_engine(address: PostgresAddress, *, patient: bool) -> Engine:

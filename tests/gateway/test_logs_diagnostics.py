@@ -181,16 +181,17 @@ def test_json_is_for_all_else(tmp_path):
 
 
 PROGRAM = """
-import asyncio, logging, threading, warnings
+import asyncio, logging, sys, threading, warnings
 from gateway.config import Logs
 from gateway.logs.diagnostics import configure_logging
+canary = sys.argv[1]
 configure_logging(Logs(level="debug"))
 logging.getLogger("gateway.store").debug("ours")
 logging.getLogger("adapters.http").debug("ours too")
-logging.getLogger("sqlalchemy.engine").info("SELECT 'canary'")
+logging.getLogger("sqlalchemy.engine").info(f"SELECT '{canary}'")
 logging.getLogger("sqlalchemy.pool").warning("theirs")
 warnings.warn("old")
-def fail(): raise KeyError("canary")
+def fail(): raise KeyError(canary)
 thread = threading.Thread(target=fail, name="of ours")
 thread.start()
 thread.join()
@@ -207,7 +208,7 @@ fail()
 
 def test_all_that_a_process_says_of_itself_goes_the_same_way():
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM, "yellow"], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 1
     lines = [json.loads(line) for line in ended.stderr.splitlines()]
@@ -217,7 +218,7 @@ def test_all_that_a_process_says_of_itself_goes_the_same_way():
     assert told[4:6] == ["thread 'of ours' ended by KeyError", "ignored KeyError"]
     assert told[6].startswith("Exception in callback")
     assert told[7] == "ended by KeyError"
-    assert "canary" not in ended.stderr
+    assert "yellow" not in ended.stderr
     assert not ended.stdout
 
 
