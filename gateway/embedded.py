@@ -32,6 +32,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
+from gateway.append_only import kept_on_disk
 from gateway.supervisor import Child, Running, Supervisor
 
 # sun_path holds 104 bytes on macOS and 108 on Linux, the closing NUL included.
@@ -39,7 +40,7 @@ SOCKET_PATH_LIMIT_BYTES = 103
 PATIENCE_SECONDS = 10.0
 POLL_SECONDS = 0.002
 
-KEEPS_ALL = "--appendonly yes --appendfsync everysec --maxmemory-policy noeviction"
+KEEPS_ALL = "--appendonly yes --appendfsync no --maxmemory-policy noeviction"  # see append_only
 FORGETS = "--appendonly no --maxmemory 256mb --maxmemory-policy allkeys-lfu"
 
 
@@ -103,6 +104,7 @@ async def start(data_dir: Path) -> Stores:
         on_state, on_cache = await _spawn(supervisor, children)
         await _answers(on_state, state)
         await _answers(on_cache, cache)
+        await undo.enter_async_context(kept_on_disk(state.folder))
         return Stores(
             state_url=_url(state),
             cache_url=_url(cache),

@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import fcntl
 import os
 import select
@@ -6,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as StoreGone
 from redis.retry import Retry
 
-from gateway import embedded
+from gateway import append_only, embedded
 from gateway.embedded import DataDirectoryInUse, EmbeddedError, ServerFailed, ServerMissing, Stores
 from tests.patience import PATIENCE_SECONDS
 
@@ -37,6 +39,22 @@ async def main():
 
 asyncio.run(main())
 """
+
+SLOW_DISK = """
+#include <sys/syscall.h>
+#include <unistd.h>
+static int slowly(long call, int file) { usleep(1000000); return syscall(call, file); }
+int fsync(int file) { return slowly(SYS_fsync, file); }
+int fdatasync(int file) { return slowly(SYS_fdatasync, file); }
+"""
+
+
+def slow_disk(folder: Path) -> str:
+    """Return a library with which it takes a second until something is on the disk."""
+    library = str(folder / "slow.so")
+    compiler = ("cc", "-shared", "-fPIC", "-o", library, "-xc", "-")
+    subprocess.run(compiler, input=SLOW_DISK, text=True, check=True)
+    return library
 
 
 @contextmanager
@@ -126,6 +144,8 @@ async def answering(url: str) -> int:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             try:
+                with client(url) as store:
+                    store.ping()  # refused while it loads its file
                 return pid_of(url)
             except StoreGone:
                 await asyncio.sleep(0.005)
@@ -145,7 +165,7 @@ async def test_state_keeps_everything_and_cache_forgets(stores: Stores) -> None:
 
     assert state_config == {
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "no",  # see below
         "maxmemory": "0",
         "maxmemory-policy": "noeviction",
         "save": "",
@@ -154,6 +174,7 @@ async def test_state_keeps_everything_and_cache_forgets(stores: Stores) -> None:
     assert cache_config == {
         **state_config,
         "appendonly": "no",
+        "appendfsync": "everysec",  # of no file
         "maxmemory": str(256 * 1024 * 1024),
         "maxmemory-policy": "allkeys-lfu",
     }
@@ -202,6 +223,54 @@ async def test_killed_server_is_replaced_and_has_all_it_acknowledged(stores: Sto
         assert state.mget([f"key:{number}" for number in range(200)]) == [
             str(number) for number in range(200)
         ]
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="needs cc")
+async def test_server_that_is_killed_while_it_waits_for_its_disk_has_all_it_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LD_PRELOAD", slow_disk(tmp_path))
+    stores = await embedded.start(tmp_path / "data")
+    monkeypatch.delenv("LD_PRELOAD")
+    killed = pid_of(stores.state_url)
+
+    def write() -> int:
+        acknowledged, end = 0, time.monotonic() + 2
+        with client(stores.state_url) as state:
+            while time.monotonic() < end:
+                acknowledged = int(state.incr("count"))
+        os.kill(killed, signal.SIGKILL)
+        return acknowledged
+
+    acknowledged = await asyncio.to_thread(write)
+    assert await answering(stores.state_url) != killed
+    with client(stores.state_url) as state:
+        assert int(state.get("count")) == acknowledged
+    await stores.stop()
+
+
+async def test_what_is_appended_reaches_the_disk_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a second, though one time fails."""
+    synced: list[str] = []
+    enough = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def fsync(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        if len(synced) == 3:
+            loop.call_soon_threadsafe(enough.set)
+
+    (tmp_path / "appendonlydir").mkdir()
+    (tmp_path / "appendonlydir" / "appendonly.aof.1.incr.aof").touch()
+    monkeypatch.setattr(append_only, "_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with append_only.kept_on_disk(tmp_path):
+        await enough.wait()
+    assert set(synced) == {"appendonly.aof.1.incr.aof"}
 
 
 async def test_servers_die_with_a_gateway_that_is_killed(tmp_path: Path, launch: Launch) -> None:
