@@ -180,4 +180,6 @@ async def test_every_acknowledged_request_is_in_the_book_once(tmp_path: Path) ->
     assert not lost
     assert not double
     assert code == 0, said
-    assert not list((gateway.data_dir / "spool").glob("*")), "left in the spool"
+    spooled = (gateway.data_dir / "spool").glob("*")
+    # What a process had not finished counts for nothing, and goes with the next replay.
+    assert not [path for path in spooled if path.suffix != ".tmp"], "left in the spool"

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
@@ -230,7 +231,10 @@ def workers(pid: int) -> list[int]:
 
 def holding(pid: int) -> Holding:
     """Return what a process holds open."""
-    names = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+    names = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it has just been closed
+            names.append(str(entry.readlink()))
     sockets = sum(name.startswith("socket:") for name in names)
     return Holding(files=len(names), sockets=sockets)
 
