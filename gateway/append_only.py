@@ -28,8 +28,7 @@ async def kept_on_disk(folder: Path) -> AsyncIterator[None]:
         yield
     finally:
         syncing.cancel()
-        with suppress(asyncio.CancelledError):
-            await syncing
+        await asyncio.wait([syncing])
 
 
 async def _keep_syncing(folder: Path) -> None:

@@ -13,7 +13,7 @@ from adapters.local.vocabulary import Vocabulary
 
 class FinishReason(StrEnum):
     LENGTH = "length"
-    EOS_TOKEN = "eos_token"  # noqa: S105
+    EOS_TOKEN = "eos_token"  # noqa: S105 (a token of text)
     STOP_SEQUENCE = "stop_sequence"
 
 

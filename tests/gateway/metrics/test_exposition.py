@@ -77,7 +77,7 @@ async def test_a_damaged_file_is_passed_over(
 async def test_a_file_that_was_being_made_counts_once_it_is_there(
     exposition: Exposition, tmp_path: Path
 ) -> None:
-    [whole, _] = [file.read_bytes() for file in tmp_path.glob("counter_*.db")]  # noqa: ASYNC240
+    [whole, _] = [file.read_bytes() for file in tmp_path.glob("counter_*.db")]  # noqa: ASYNC240 (a test)
     young = tmp_path / "counter_1.db"
     young.write_bytes(b"")
     await exposition.render()

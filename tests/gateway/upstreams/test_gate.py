@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -19,6 +20,13 @@ async def settle() -> None:
     """Let every task run until it waits."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def waiting(gate: Gate, *keys: str) -> list[asyncio.Task[Callable[[], None]]]:
+    """Let a call come for each of `keys`; all that are not let in wait."""
+    calls = [asyncio.create_task(gate.enter(key)) for key in keys]
+    await settle()
+    return calls
 
 
 class Queue:
@@ -56,8 +64,7 @@ async def test_without_a_limit_all_come_through_and_none_is_counted() -> None:
 async def test_at_most_as_many_as_allowed_are_through_at_once() -> None:
     narrow = gate(3)
     leave = [await narrow.enter("a") for _ in range(3)]
-    fourth = asyncio.create_task(narrow.enter("a"))
-    await settle()
+    [fourth] = await waiting(narrow, "a")
     assert (narrow.under_way, narrow.waiting, fourth.done()) == (3, 1, False)
 
     leave[0]()
@@ -109,8 +116,7 @@ async def test_while_others_ask_too_nobody_gets_all_places() -> None:
     narrow = Gate("hf", limit=3, queue_seconds=PATIENCE_SECONDS, clock=clock)
     (await narrow.enter("b"))()
     holds = [await narrow.enter("a") for _ in range(2)]
-    third = asyncio.create_task(narrow.enter("a"))
-    await settle()
+    [third] = await waiting(narrow, "a")
     assert (narrow.under_way, third.done()) == (2, False)
 
     leave = await asyncio.wait_for(narrow.enter("b"), PATIENCE_SECONDS)
@@ -139,13 +145,11 @@ async def test_whoever_waits_too_long_is_turned_away() -> None:
 async def test_a_full_queue_turns_away_the_newest_of_whoever_has_most_in_it() -> None:
     narrow = gate(1, size=3)
     hold = await narrow.enter("a")
-    noisy = [asyncio.create_task(narrow.enter("a")) for _ in range(3)]
-    await settle()
+    noisy = await waiting(narrow, "a", "a", "a")
     with pytest.raises(Crowded):
         await narrow.enter("a")
 
-    quiet = asyncio.create_task(narrow.enter("b"))
-    await settle()
+    [quiet] = await waiting(narrow, "b")
     with pytest.raises(Crowded):
         await noisy[2]
     hold()
@@ -157,10 +161,9 @@ async def test_a_full_queue_turns_away_the_newest_of_whoever_has_most_in_it() ->
 async def test_whoever_leaves_the_queue_is_forgotten() -> None:
     narrow = gate(1)
     hold = await narrow.enter("a")
-    waiting = asyncio.create_task(narrow.enter("b"))
-    await settle()
-    waiting.cancel()
-    await asyncio.wait([waiting])
+    [leaving] = await waiting(narrow, "b")
+    leaving.cancel()
+    await asyncio.wait([leaving])
     assert narrow.waiting == 0
     hold()
     assert narrow.under_way == 0
@@ -169,9 +172,7 @@ async def test_whoever_leaves_the_queue_is_forgotten() -> None:
 async def test_a_turn_that_comes_as_its_call_leaves_goes_to_the_next() -> None:
     narrow = gate(1)
     hold = await narrow.enter("a")
-    leaving = asyncio.create_task(narrow.enter("b"))
-    patient = asyncio.create_task(narrow.enter("c"))
-    await settle()
+    leaving, patient = await waiting(narrow, "b", "c")
     hold()  # it is the turn of `b`, which has not run yet
     leaving.cancel()
     (await patient)()
@@ -181,9 +182,7 @@ async def test_a_turn_that_comes_as_its_call_leaves_goes_to_the_next() -> None:
 async def test_a_call_that_has_just_left_is_passed_over() -> None:
     narrow = gate(1)
     hold = await narrow.enter("a")
-    leaving = asyncio.create_task(narrow.enter("b"))
-    patient = asyncio.create_task(narrow.enter("c"))
-    await settle()
+    leaving, patient = await waiting(narrow, "b", "c")
     leaving.cancel()  # it has not run since
     hold()
     (await patient)()
@@ -193,8 +192,7 @@ async def test_a_call_that_has_just_left_is_passed_over() -> None:
 async def test_a_full_queue_may_turn_away_who_has_just_left() -> None:
     narrow = gate(1, size=3)
     hold = await narrow.enter("a")
-    noisy = [asyncio.create_task(narrow.enter("a")) for _ in range(3)]
-    await settle()
+    noisy = await waiting(narrow, "a", "a", "a")
     quiet = asyncio.create_task(narrow.enter("b"))  # which runs before `noisy[2]` does again
     noisy[2].cancel()
     await settle()
